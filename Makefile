@@ -1,0 +1,51 @@
+# `make run` and `make test` are all a newcomer needs; both install first, into .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+EXTRAS := pretrained,milvus,postgresql,dev
+TEST_PACKAGES := dcmtk dicom3tools orthanc postgresql
+
+# Some environments leave out the folders of what only root needs; a database for tests is started as its own user.
+export PATH := $(PATH):/usr/sbin:/sbin
+
+.PHONY: run test check bench demo docs install system-packages clean
+
+run: install  ## Start a node on loopback with data in ./pacsimile-data
+	$(BIN)/pacsimile serve
+
+test: install system-packages  ## The whole suite
+	$(BIN)/pytest
+
+check: install  ## Linters, types, import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: install system-packages  ## Benchmarks: ratios measured side by side
+	set -e; for bench in tests/benchmarks/bench_*.py; do echo "== $$bench"; $(BIN)/python $$bench; done
+
+demo: install  ## The whole way without any DICOM at hand
+	$(BIN)/pacsimile demo
+
+docs: install  ## Documents whose tables come from the code
+	$(BIN)/python -m dicom_scp.conformance > docs/conformance.md.new && mv docs/conformance.md.new docs/conformance.md
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[$(EXTRAS)]'
+	@touch $@
+
+system-packages:  ## Debian packages that tests talk to: installed when root, else those tests are skipped
+	@missing=; for p in $(TEST_PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || missing="$$missing $$p"; done; \
+	if [ -z "$$missing" ]; then exit 0; fi; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $$missing >/dev/null; \
+	else echo "Not installed, tests that need them are skipped:$$missing"; fi
+
+clean:
+	rm -rf $(VENV)

@@ -1,0 +1,1 @@
+"""Settings of a node: what they are (`model`) and where they come from (`load`)."""

@@ -1,0 +1,255 @@
+"""The settings of a node, frozen, with units in their names. `defaults.toml` explains every key."""
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+"""A TCP port; 0 lets the system choose."""
+AETitle = Annotated[str, StringConstraints(min_length=1, max_length=16, pattern=r"^[!-\[\]-~]+$")]
+"""1 to 16 characters of the default repertoire without backslash or spaces (PS3.5 table 6.2-1, VR AE)."""
+OptionalAETitle = Annotated[str, StringConstraints(max_length=16, pattern=r"^[!-\[\]-~]*$")]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+PositiveInt = Annotated[int, Field(gt=0)]
+
+
+class Section(BaseModel):
+    """A table of settings: unknown keys are errors, values never change."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DicomSettings(Section):
+    """The DICOM face: one port, two called AE titles."""
+
+    host: str
+    port: Port
+    aet: AETitle
+    similar_aet: AETitle
+    max_associations: PositiveInt
+    max_pdu_bytes: Annotated[int, Field(ge=4096, le=16 * 1024 * 1024)]
+    max_object_mib: PositiveInt
+    network_timeout_s: PositiveFloat
+    private_storage_sop_classes: tuple[Annotated[str, StringConstraints(pattern=r"^[0-9.]{3,64}$")], ...]
+    seed_from_standard_keys: bool
+    seed_by_sending_minutes: PositiveFloat
+    max_results: PositiveInt
+
+    @model_validator(mode="after")
+    def _tell_apart(self) -> Self:
+        if self.aet == self.similar_aet:
+            raise ValueError(f"aet and similar_aet must differ; both are {self.aet}")
+        return self
+
+
+class HttpSettings(Section):
+    """The HTTP face."""
+
+    host: str
+    port: Port
+
+
+class StorageSettings(Section):
+    """What happens to received instances."""
+
+    on_conflict: Literal["keep-first", "replace"]
+    keep: Literal["all", "none"]
+    retrieve_aet: OptionalAETitle
+    release_after_minutes: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if (self.keep == "none") != bool(self.retrieve_aet):
+            raise ValueError('keep = "none" and retrieve_aet, where the instances then are, need each other')
+        return self
+
+
+class FetchSettings(Section):
+    """Studies that are asked about and that the node does not have."""
+
+    source_aet: OptionalAETitle
+    method: Literal["c-move", "c-get"]
+    deadline_s: PositiveFloat
+    keep: Literal["all", "none"]
+    forget_after_minutes: PositiveFloat
+
+
+class CommitmentSettings(Section):
+    """Reports of storage commitment (PS3.4 annex J)."""
+
+    same_association_after_s: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    first_retry_s: PositiveFloat
+    longest_retry_s: PositiveFloat
+    give_up_after_hours: PositiveFloat
+
+
+RejectionTitle = Literal["113001", "113037", "113038", "113039"]
+"""Code value (DCM) of the title of a rejection note (PS3.16 CID 7011)."""
+
+
+class ForgettingSettings(Section):
+    """What removes instances for good, and whether they may come again."""
+
+    rejection_titles: tuple[RejectionTitle, ...]
+    rejection_aets: tuple[AETitle, ...]
+    refuse_again: tuple[Literal["REQUEST"] | RejectionTitle, ...]
+
+
+class DeliverySettings(Section):
+    """What rules and requests have the node tell others."""
+
+    study_quiet_s: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    first_retry_s: PositiveFloat
+    longest_retry_s: PositiveFloat
+    give_up_after_hours: PositiveFloat
+
+
+class Rule(Section):
+    """What to do for a study once all of it is indexed; every key that is given has to match.
+
+    Attributes
+    ----------
+    do : {"report", "webhook"}
+        ``report``: file the evidence report (Comprehensive 3D SR) in the study, and send it to `peers`;
+        ``webhook``: POST the UIDs of the answer to `url` as JSON.
+    modality, body_part, source_aet : tuple of str
+        Any of these, in any series of the study; empty: whatever it is.
+    study_description : str
+        With ``*`` and ``?``, upper and lower case alike; empty: whatever it is.
+    results : int
+        At most so many studies in the answer.
+    """
+
+    name: Annotated[str, StringConstraints(pattern=r"^\w[\w .-]{0,63}$")]
+    when: Literal["indexed"] = "indexed"
+    do: Literal["report", "webhook"]
+    modality: tuple[Annotated[str, StringConstraints(pattern=r"^[A-Z0-9_ ]{1,16}$")], ...] = ()
+    body_part: tuple[str, ...] = ()
+    source_aet: tuple[AETitle, ...] = ()
+    study_description: str = ""
+    results: Annotated[int, Field(ge=1, le=100)] = 20
+    peers: tuple[AETitle, ...] = ()
+    url: Annotated[str, StringConstraints(pattern=r"^($|https?://[^\s]+$)")] = ""
+    timeout_s: PositiveFloat = 10.0
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if self.do == "report" and (not self.peers or self.url):
+            raise ValueError('do = "report" needs peers, and no url')
+        if self.do == "webhook" and (not self.url or self.peers):
+            raise ValueError('do = "webhook" needs url, and no peers')
+        return self
+
+
+class CatalogSettings(Section):
+    """Where the catalog lives."""
+
+    url: Annotated[str, StringConstraints(pattern=r"^($|[a-z][a-z0-9_]*(\+[a-z0-9_]+)?://)")]
+
+
+class IndexingSettings(Section):
+    """From a settled series to embeddings."""
+
+    quiet_time_s: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    lease_s: PositiveFloat
+    max_attempts: PositiveInt
+    memory_limit_mib: Annotated[int, Field(ge=1024)]
+    stop_deadline_s: PositiveFloat
+    device: Literal["auto", "cpu", "cuda"]
+    threads: Annotated[int, Field(ge=0)]
+
+
+class VectorSettings(Section):
+    """The vector index."""
+
+    kind: Literal["hnsw", "exact", "milvus"]
+    milvus_uri: str
+    snapshot_interval_s: PositiveFloat
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if self.kind == "milvus" and not self.milvus_uri:
+            raise ValueError('kind = "milvus" needs milvus_uri')
+        return self
+
+
+class SearchSettings(Section):
+    """From a query to a ranked answer."""
+
+    candidates_per_chunk: PositiveInt
+
+
+class LogSettings(Section):
+    """What the node says of itself."""
+
+    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"]
+
+
+class Peer(Section):
+    """Another DICOM node: where the AE title listens."""
+
+    aet: AETitle
+    host: str
+    port: Annotated[int, Field(gt=0, le=65535)]
+
+
+class Settings(Section):
+    """Everything a node needs to know; made by `config.load.load_settings` and passed in."""
+
+    data_dir: Path
+    bundle: str
+    peers: tuple[Peer, ...]
+    rules: tuple[Rule, ...]
+    dicom: DicomSettings
+    http: HttpSettings
+    storage: StorageSettings
+    fetch: FetchSettings
+    commitment: CommitmentSettings
+    forgetting: ForgettingSettings
+    delivery: DeliverySettings
+    catalog: CatalogSettings
+    indexing: IndexingSettings
+    vectors: VectorSettings
+    search: SearchSettings
+    log: LogSettings
+
+    @model_validator(mode="after")
+    def _know_peers(self) -> Self:
+        known = {peer.aet for peer in self.peers}
+        wanted = {"storage.retrieve_aet": self.storage.retrieve_aet, "fetch.source_aet": self.fetch.source_aet}
+        unknown = [
+            f"{key} must be the aet of one of the peers; {aet} is none"
+            for key, aet in wanted.items()
+            if aet and aet not in known
+        ]
+        unknown += [
+            f"peers of the rule {rule.name} must be the aet of one of the peers; {aet} is none"
+            for rule in self.rules
+            for aet in rule.peers
+            if aet not in known
+        ]
+        if len({rule.name for rule in self.rules}) < len(self.rules):
+            unknown.append("every rule must have a name of its own")
+        if unknown:
+            raise ValueError("; ".join(unknown))
+        return self
+
+    def peer(self, aet: str) -> Peer | None:
+        """Return the peer of an AE title, or None."""
+        return next((peer for peer in self.peers if peer.aet == aet), None)
+
+    @property
+    def catalog_url(self) -> str:
+        """SQLAlchemy URL of the catalog: the configured one, else SQLite in the data folder."""
+        return self.catalog.url or f"sqlite:///{self.data_dir.resolve() / 'catalog.sqlite'}"
+
+    @property
+    def spool_dir(self) -> Path:
+        """Folder of the stored instances."""
+        return self.data_dir / "spool"
+
+    @property
+    def snapshot_dir(self) -> Path:
+        """Folder of the index snapshots."""
+        return self.data_dir / "index"
