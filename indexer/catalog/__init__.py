@@ -1,0 +1,73 @@
+"""The catalog: everything the node knows, in one SQL database; the source of truth."""
+
+from types import TracebackType
+from typing import Self
+
+from indexer.catalog.commitments import Commitments
+from indexer.catalog.embeddings import Embeddings
+from indexer.catalog.engine import open_engine
+from indexer.catalog.holdings import Holdings
+from indexer.catalog.journal import Journal
+from indexer.catalog.lookup import Lookup
+from indexer.catalog.outbox import Outbox
+from indexer.catalog.progress import Progress
+from indexer.catalog.receipts import Receipts
+from indexer.catalog.states import SeriesState
+from indexer.catalog.tombstones import Tombstones
+
+__all__ = [
+    "Catalog",
+    "Commitments",
+    "Embeddings",
+    "Holdings",
+    "Journal",
+    "Lookup",
+    "Outbox",
+    "Progress",
+    "Receipts",
+    "SeriesState",
+    "Tombstones",
+]
+
+
+class Catalog:
+    """One open catalog, safe to share among threads; its parts are named for what they do.
+
+    Parameters
+    ----------
+    url : str
+        SQLAlchemy URL (SQLite or PostgreSQL); the schema is brought up to date.
+
+    Raises
+    ------
+    indexer.errors.Transient
+        The database cannot be reached.
+    indexer.errors.Damaged
+        It is not a catalog that this version knows.
+    config.errors.ConfigError
+        The URL cannot be used, or its driver is not installed.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._engine = open_engine(url)
+        self.receipts = Receipts(self._engine)
+        self.progress = Progress(self._engine)
+        self.embeddings = Embeddings(self._engine)
+        self.journal = Journal(self._engine)
+        self.holdings = Holdings(self._engine)
+        self.lookup = Lookup(self._engine)
+        self.commitments = Commitments(self._engine)
+        self.tombstones = Tombstones(self._engine)
+        self.outbox = Outbox(self._engine)
+
+    def close(self) -> None:
+        """Give the connections back."""
+        self._engine.dispose()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,440 @@
+"""The embeddings themselves: kept here, from where every index can be rebuilt."""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import Connection, Engine, RowMapping, Select, Table, delete, func, insert, select
+
+from indexer.answer import BoxLpsMm
+from indexer.catalog.engine import BLOCK, JOURNAL_LOCK, blocks, lock, reading, writing
+from indexer.catalog.journal import get_meta, set_meta
+from indexer.catalog.progress import LeasedSeries, end_lease, waiting_for
+from indexer.catalog.schema import chunk, embedding, indexing, journal, series, study
+from indexer.catalog.states import SeriesState
+from indexer.uids import EncoderId, SeriesInstanceUID, SliceRef, SOPInstanceUID, StudyInstanceUID
+
+GLOBAL = "GLOBAL"
+"""Kind of the embedding of a chunk's whole body region; the one that candidates are found by."""
+
+_ACTIVE = "active_encoder_id"
+_UNIT_TOLERANCE = 1e-3
+_FORGOTTEN_AT_ONCE = 64
+"""Series whose embeddings go in one transaction, so that nobody waits long to write."""
+
+
+@dataclass(frozen=True, eq=False)
+class EmbeddedChunk:
+    """One chunk of a volume as an encoder saw it.
+
+    Attributes
+    ----------
+    volume, position : int
+        Which volume of the series, which place along z (0 is the most inferior).
+    embeddings : mapping of str to (D,) float32
+        Kind to unit vector; `GLOBAL` is always there.
+
+    Raises
+    ------
+    ValueError
+        A vector is not of length one, or `GLOBAL` is missing.
+    """
+
+    volume: int
+    position: int
+    box_lps_mm: BoxLpsMm
+    slices: tuple[SliceRef, ...]
+    embeddings: Mapping[str, NDArray[np.float32]]
+
+    def __post_init__(self) -> None:
+        if GLOBAL not in self.embeddings:
+            raise ValueError(f"expected an embedding {GLOBAL}, got {sorted(self.embeddings)}")
+        for kind, vector in self.embeddings.items():
+            length = float(np.linalg.norm(vector))
+            if vector.ndim != 1 or not abs(length - 1) <= _UNIT_TOLERANCE:  # also where it is not a number
+                raise ValueError(f"expected {kind} as a vector of length 1, got {vector.shape} of length {length}")
+
+
+@dataclass(frozen=True)
+class StoredChunk:
+    """A chunk as the catalog holds it."""
+
+    chunk_pk: int
+    series_pk: int
+    volume: int
+    position: int
+    box_lps_mm: BoxLpsMm
+    slices: tuple[SliceRef, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class EmbeddingSequence:
+    """The embeddings of one series, ordered by volume and z; one of a kind a chunk.
+
+    Attributes
+    ----------
+    chunk_pks, volumes : tuple of int
+        Chunk and volume of each of N embeddings.
+    vectors : (N, D) float32
+        Unit vectors.
+    """
+
+    chunk_pks: tuple[int, ...]
+    volumes: tuple[int, ...]
+    vectors: NDArray[np.float32]
+
+
+class ExportRow(NamedTuple):
+    """One embedding with who and where it is; `embedding` is (D,) float32 of unit length."""
+
+    study_uid: StudyInstanceUID
+    series_uid: SeriesInstanceUID
+    modality: str
+    kind: str
+    box_lps_mm: BoxLpsMm
+    embedding: NDArray[np.float32]
+
+
+class Embeddings:
+    """The embedding side of the catalog. Vectors are kept as little-endian float16."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def finish(
+        self,
+        leased: LeasedSeries,
+        owner: str | None,
+        encoder_id: EncoderId,
+        chunks: Sequence[EmbeddedChunk],
+        *,
+        seconds: Mapping[str, float],
+        notes: Sequence[str],
+    ) -> None:
+        """Replace a series' embeddings by one encoder, journal it, and end the lease, in one transaction.
+
+        Embeddings made of an older revision than those held are dropped.
+
+        Parameters
+        ----------
+        owner : str or None
+            Who holds the lease; None where the series stays INDEXED and another encoder is added.
+        seconds : mapping of str to float
+            Stage to seconds.
+        notes : sequence of str
+            What was noticed, for an administrator.
+        """
+        with writing(self._engine) as connection:
+            lock(connection, JOURNAL_LOCK)
+            mine = (indexing.c.series_pk == leased.series_pk) & (indexing.c.encoder_id == encoder_id)
+            held = connection.execute(select(indexing.c.id, indexing.c.revision).where(mine)).one_or_none()
+            if held is None or held.revision <= leased.revision:
+                if held is not None:
+                    _forget(connection, held.id, encoder_id)
+                indexing_pk = _enter_indexing(connection, leased, encoder_id, seconds, notes)
+                _enter_chunks(connection, indexing_pk, leased.series_pk, encoder_id, chunks)
+            if owner is not None:
+                end_lease(connection, leased, owner, {"state": SeriesState.INDEXED, "reason": ""})
+
+    def active_encoder(self) -> EncoderId | None:
+        """The encoder whose embeddings answer queries; None before the first one."""
+        with reading(self._engine) as connection:
+            value = get_meta(connection, _ACTIVE)
+        return EncoderId(value) if value is not None else None
+
+    def activate(self, encoder_id: EncoderId) -> None:
+        """Let queries be answered by `encoder_id` from now on."""
+        with writing(self._engine) as connection:
+            set_meta(connection, _ACTIVE, encoder_id)
+
+    def activate_if_complete(self, encoder_id: EncoderId) -> bool:
+        """Let queries be answered by `encoder_id` if it has seen every indexed series; whether it had."""
+        with writing(self._engine) as connection:
+            lock(connection, JOURNAL_LOCK)  # no series becomes INDEXED meanwhile
+            if connection.execute(waiting_for(encoder_id).limit(1)).first() is not None:
+                return False
+            set_meta(connection, _ACTIVE, encoder_id)
+            return True
+
+    def forget_other_encoders(self, encoder_id: EncoderId) -> int:
+        """Delete the embeddings of every encoder but one; returns how many series' embeddings went."""
+        others = select(indexing.c.id, indexing.c.encoder_id).where(indexing.c.encoder_id != encoder_id)
+        forgotten = 0
+        while True:
+            with writing(self._engine) as connection:
+                lock(connection, JOURNAL_LOCK)
+                rows = connection.execute(others.order_by(indexing.c.id).limit(_FORGOTTEN_AT_ONCE)).all()
+                for row in rows:
+                    _forget(connection, row.id, EncoderId(row.encoder_id))
+            forgotten += len(rows)
+            if len(rows) < _FORGOTTEN_AT_ONCE:
+                return forgotten
+
+    def count(self, encoder_id: EncoderId, kind: str = GLOBAL) -> int:
+        """How many embeddings of a kind an encoder has made."""
+        chosen = (embedding.c.encoder_id == encoder_id) & (embedding.c.kind == kind)
+        with reading(self._engine) as connection:
+            return int(connection.execute(select(func.count()).where(chosen)).scalar_one())
+
+    def ids(self, encoder_id: EncoderId, kind: str = GLOBAL) -> NDArray[np.int64]:
+        """Ids (N,), ascending, of every embedding of a kind."""
+        chosen = (embedding.c.encoder_id == encoder_id) & (embedding.c.kind == kind)
+        with reading(self._engine) as connection:
+            rows = connection.execute(select(embedding.c.id).where(chosen).order_by(embedding.c.id))
+            return np.fromiter(rows.scalars(), dtype=np.int64)
+
+    def vectors(
+        self, encoder_id: EncoderId, kind: str = GLOBAL
+    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+        """Every embedding of a kind in blocks: ids (N,) ascending and vectors (N, D)."""
+        after = 0
+        chosen = (embedding.c.encoder_id == encoder_id) & (embedding.c.kind == kind)
+        columns = (embedding.c.id, embedding.c.vector)
+        while True:
+            with reading(self._engine) as connection:
+                rows = connection.execute(
+                    select(*columns).where(chosen, embedding.c.id > after).order_by(embedding.c.id).limit(BLOCK)
+                ).all()
+            if not rows:
+                return
+            after = rows[-1].id
+            yield _ids_and_vectors(rows)
+
+    def vectors_of(self, ids: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Those of the embeddings `ids` that exist: ids (N,) and vectors (N, D)."""
+        rows: list[tuple[int, bytes]] = []
+        with reading(self._engine) as connection:
+            for block in blocks(ids):
+                chosen = embedding.c.id.in_(block)
+                rows += connection.execute(select(embedding.c.id, embedding.c.vector).where(chosen)).all()
+        return _ids_and_vectors(rows)
+
+    def series_of(self, ids: Sequence[int]) -> dict[int, int]:
+        """Embedding id to the key of its series, for those that exist."""
+        found: dict[int, int] = {}
+        with reading(self._engine) as connection:
+            for block in blocks(ids):
+                query = select(embedding.c.id, chunk.c.series_pk).join(chunk).where(embedding.c.id.in_(block))
+                found.update((key, series_pk) for key, series_pk in connection.execute(query))
+        return found
+
+    def ids_of_series(
+        self, series_pks: Sequence[int], encoder_id: EncoderId, kind: str = GLOBAL
+    ) -> NDArray[np.int64]:
+        """Ids (N,), ascending, of the embeddings of some series."""
+        ids: list[int] = []
+        query = _of_series(select(embedding.c.id), encoder_id, kind)
+        with reading(self._engine) as connection:
+            for block in blocks(series_pks):
+                ids += connection.execute(query.where(indexing.c.series_pk.in_(block))).scalars()
+        return np.sort(np.asarray(ids, dtype=np.int64))
+
+    def sequences(
+        self, series_pks: Sequence[int], encoder_id: EncoderId, kind: str = GLOBAL
+    ) -> dict[int, EmbeddingSequence]:
+        """The ordered embeddings (volume, then z) of those series that have any: series key to sequence."""
+        columns = (chunk.c.series_pk, chunk.c.id, chunk.c.volume, embedding.c.vector)
+        query = _of_series(select(*columns), encoder_id, kind)
+        query = query.order_by(chunk.c.series_pk, chunk.c.volume, chunk.c.position)
+        found: dict[int, EmbeddingSequence] = {}
+        with reading(self._engine) as connection:
+            for block in blocks(series_pks):
+                rows = connection.execute(query.where(indexing.c.series_pk.in_(block)))
+                for series_pk, group in groupby(rows, key=itemgetter(0)):
+                    found[series_pk] = _sequence(list(group))
+        return found
+
+    def indexings(self, series_pks: Sequence[int], encoder_id: EncoderId) -> dict[int, int]:
+        """Series key to the key of its embeddings as a whole, which is another one once they are replaced."""
+        found: dict[int, int] = {}
+        query = select(indexing.c.series_pk, indexing.c.id).where(indexing.c.encoder_id == encoder_id)
+        with reading(self._engine) as connection:
+            for block in blocks(series_pks):
+                rows = connection.execute(query.where(indexing.c.series_pk.in_(block)))
+                found.update((series_pk, key) for series_pk, key in rows)
+        return found
+
+    def chunks(self, series_pks: Sequence[int], encoder_id: EncoderId) -> list[StoredChunk]:
+        """The chunks of some series, each series' ordered by volume and z."""
+        query = select(chunk).join(indexing, indexing.c.id == chunk.c.indexing_pk)
+        query = query.where(indexing.c.encoder_id == encoder_id)
+        query = query.order_by(chunk.c.series_pk, chunk.c.volume, chunk.c.position)
+        found: list[StoredChunk] = []
+        with reading(self._engine) as connection:
+            for block in blocks(series_pks):
+                rows = connection.execute(query.where(indexing.c.series_pk.in_(block))).mappings()
+                found += [_stored_chunk(row) for row in rows]
+        return found
+
+    def chunks_by_pk(self, chunk_pks: Sequence[int]) -> dict[int, StoredChunk]:
+        """Key to chunk, for those that exist."""
+        found: dict[int, StoredChunk] = {}
+        with reading(self._engine) as connection:
+            for block in blocks(chunk_pks):
+                rows = connection.execute(select(chunk).where(chunk.c.id.in_(block))).mappings()
+                found |= {row["id"]: _stored_chunk(row) for row in rows}
+        return found
+
+    def revisions(self, series_pks: Sequence[int], encoder_id: EncoderId) -> dict[int, bool]:
+        """Series key to whether its embeddings are of all its present instances, for those that the encoder saw."""
+        query = (
+            select(series.c.id, series.c.revision == indexing.c.revision, series.c.state == SeriesState.INDEXED)
+            .join(indexing, indexing.c.series_pk == series.c.id)
+            .where(indexing.c.encoder_id == encoder_id)
+        )
+        found: dict[int, bool] = {}
+        with reading(self._engine) as connection:
+            for block in blocks(series_pks):
+                rows = connection.execute(query.where(series.c.id.in_(block)))
+                found |= {key: bool(same and done) for key, same, done in rows}
+        return found
+
+    def rows(self, encoder_id: EncoderId) -> Iterator[ExportRow]:
+        """Every embedding of an encoder with who and where it is, in the order of its id."""
+        after = 0
+        columns = (
+            embedding.c.id,
+            study.c.study_instance_uid,
+            series.c.series_instance_uid,
+            series.c.modality,
+            embedding.c.kind,
+            chunk.c.box_lps_mm,
+            embedding.c.vector,
+        )
+        joined = embedding.join(chunk).join(series, series.c.id == chunk.c.series_pk).join(study)
+        query = select(*columns).select_from(joined).where(embedding.c.encoder_id == encoder_id)
+        while True:
+            with reading(self._engine) as connection:
+                block = query.where(embedding.c.id > after).order_by(embedding.c.id).limit(BLOCK)
+                rows = connection.execute(block).all()
+            if not rows:
+                return
+            after = rows[-1].id
+            for _, study_uid, series_uid, modality, kind, box, vector in rows:
+                yield ExportRow(study_uid, series_uid, modality, kind, tuple(box), _vector(vector))
+
+    def record_of(self, series_pk: int, encoder_id: EncoderId) -> tuple[dict[str, float], list[str]]:
+        """Seconds by stage and notes of a series' indexing; both empty if there was none."""
+        mine = (indexing.c.series_pk == series_pk) & (indexing.c.encoder_id == encoder_id)
+        with reading(self._engine) as connection:
+            row = connection.execute(select(indexing.c.seconds, indexing.c.notes).where(mine)).one_or_none()
+        return (dict(row.seconds), list(row.notes)) if row else ({}, [])
+
+
+def _of_series(columns: Select[Any], encoder_id: EncoderId, kind: str) -> Select[Any]:
+    """Select among the embeddings of series, still to be named by `indexing.series_pk`.
+
+    `indexing` alone is asked for the encoder: asked of `embedding`, SQLite would go through all that it made.
+    """
+    joined = indexing.join(chunk, chunk.c.indexing_pk == indexing.c.id).join(embedding)
+    return columns.select_from(joined).where(indexing.c.encoder_id == encoder_id, embedding.c.kind == kind)
+
+
+def _enter_indexing(
+    connection: Connection,
+    leased: LeasedSeries,
+    encoder_id: EncoderId,
+    seconds: Mapping[str, float],
+    notes: Sequence[str],
+) -> int:
+    values = {
+        "series_pk": leased.series_pk,
+        "encoder_id": encoder_id,
+        "revision": leased.revision,
+        "at": time.time(),
+        "seconds": dict(seconds),
+        "notes": list(notes),
+    }
+    return int(connection.execute(insert(indexing).values(**values).returning(indexing.c.id)).scalar_one())
+
+
+def _enter_chunks(
+    connection: Connection, indexing_pk: int, series_pk: int, encoder_id: EncoderId, chunks: Sequence[EmbeddedChunk]
+) -> None:
+    """Enter chunks, their embeddings and the journal of these: three statements, however many there are."""
+    rows = [
+        {
+            "indexing_pk": indexing_pk,
+            "series_pk": series_pk,
+            "volume": one.volume,
+            "position": one.position,
+            "box_lps_mm": [float(value) for value in one.box_lps_mm],
+            "slices": [[ref.sop_instance_uid, ref.frame_number] for ref in one.slices],
+        }
+        for one in chunks
+    ]
+    keys = _inserted_keys(connection, chunk, rows)
+    rows = [
+        {
+            "chunk_pk": key,
+            "encoder_id": encoder_id,
+            "kind": kind,
+            "vector": np.asarray(vector, dtype="<f2").tobytes(),
+        }
+        for key, one in zip(keys, chunks, strict=True)
+        for kind, vector in one.embeddings.items()
+    ]
+    entries = [
+        {"encoder_id": encoder_id, "embedding_id": key, "kind": row["kind"], "added": True}
+        for key, row in zip(_inserted_keys(connection, embedding, rows), rows, strict=True)
+    ]
+    if entries:
+        connection.execute(insert(journal), entries)
+
+
+def _inserted_keys(connection: Connection, table: Table, rows: Sequence[dict[str, Any]]) -> Sequence[int]:
+    """Insert rows; their keys in the same order."""
+    if not rows:
+        return []
+    statement = insert(table).returning(table.c.id, sort_by_parameter_order=True)
+    return connection.execute(statement, rows).scalars().all()
+
+
+def _forget(connection: Connection, indexing_pk: int, encoder_id: EncoderId) -> None:
+    rows = connection.execute(
+        select(embedding.c.id, embedding.c.kind).join(chunk).where(chunk.c.indexing_pk == indexing_pk)
+    ).all()
+    if rows:
+        gone = [
+            {"encoder_id": encoder_id, "embedding_id": row.id, "kind": row.kind, "added": False} for row in rows
+        ]
+        connection.execute(insert(journal), gone)
+    connection.execute(delete(indexing).where(indexing.c.id == indexing_pk))
+
+
+def _stored_chunk(row: RowMapping) -> StoredChunk:
+    return StoredChunk(
+        chunk_pk=row["id"],
+        series_pk=row["series_pk"],
+        volume=row["volume"],
+        position=row["position"],
+        box_lps_mm=tuple(row["box_lps_mm"]),
+        slices=tuple(SliceRef(SOPInstanceUID(uid), frame) for uid, frame in row["slices"]),
+    )
+
+
+def _sequence(rows: Sequence[tuple[int, int, int, bytes]]) -> EmbeddingSequence:
+    _, chunk_pks, volumes, vectors = zip(*rows, strict=True)
+    data = np.frombuffer(b"".join(vectors), dtype="<f2")
+    return EmbeddingSequence(chunk_pks, volumes, _unit(data.astype(np.float32).reshape(len(rows), -1)))
+
+
+def _vector(data: bytes) -> NDArray[np.float32]:
+    return _unit(np.frombuffer(data, dtype="<f2").astype(np.float32))
+
+
+def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Undo the rounding of float16: rows of length one again."""
+    length = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return np.asarray(vectors / np.maximum(length, 1e-12), dtype=np.float32)
+
+
+def _ids_and_vectors(rows: Sequence[tuple[int, bytes]]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    ids = np.asarray([row[0] for row in rows], dtype=np.int64)
+    data = np.frombuffer(b"".join(row[1] for row in rows), dtype="<f2")
+    return ids, _unit(data.astype(np.float32).reshape(len(rows), -1) if rows else np.zeros((0, 0), np.float32))

@@ -1,0 +1,214 @@
+"""Opens the catalog's database: durable SQLite settings, writes that queue, migrations applied."""
+
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from importlib import resources
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
+
+from alembic import command
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from alembic.util import CommandError
+from sqlalchemy import URL, Connection, Engine, create_engine, event, func, inspect, make_url, select
+from sqlalchemy.exc import (
+    ArgumentError,
+    DatabaseError,
+    DataError,
+    IntegrityError,
+    NoSuchModuleError,
+    ProgrammingError,
+    TimeoutError,  # noqa: A004 - of the pool
+)
+
+from config.errors import ConfigError
+from indexer.errors import Damaged, Refused, Transient
+
+T = TypeVar("T")
+
+BUSY_TIMEOUT_S = 60.0
+"""How long a SQLite connection waits for another one's transaction."""
+BLOCK = 4096
+"""Values in one IN list: SQLite takes 32,766 variables in a statement, PostgreSQL 65,535."""
+JOURNAL_LOCK = 0x50414353_0001
+"""Key of the PostgreSQL advisory lock of transactions that write the journal."""
+_MIGRATION_LOCK = 0x50414353_0002
+_VERSION_TABLE = "alembic_version"
+
+_queues: WeakKeyDictionary[Engine, threading.Lock] = WeakKeyDictionary()
+
+
+def open_engine(url: str) -> Engine:
+    """Connect to the catalog at `url` and bring its schema up to date.
+
+    Parameters
+    ----------
+    url : str
+        SQLAlchemy URL. SQLite is opened in WAL mode with ``synchronous=FULL``: what was committed survives a
+        power cut.
+
+    Raises
+    ------
+    Transient
+        The database cannot be reached or opened.
+    Damaged
+        Its schema is newer than this version knows, or it is no catalog.
+    ConfigError
+        The URL cannot be used, or its driver is not installed.
+    """
+    engine = _make_engine(url)
+    try:
+        migrate(engine)
+    except BaseException:
+        engine.dispose()
+        raise
+    return engine
+
+
+def _make_engine(url: str) -> Engine:
+    try:
+        parsed = make_url(url)
+        if parsed.get_backend_name() == "sqlite":
+            return _sqlite_engine(parsed)
+        if parsed.drivername == "postgresql":
+            parsed = parsed.set(drivername="postgresql+psycopg")
+        return create_engine(parsed, pool_pre_ping=True, hide_parameters=True)
+    except (ArgumentError, NoSuchModuleError) as error:
+        raise ConfigError(["catalog.url: expected a SQLAlchemy URL of SQLite or PostgreSQL"]) from error
+    except ModuleNotFoundError as error:
+        raise ConfigError([f"catalog.url needs {error.name}: install pacsimile[postgresql]"]) from error
+
+
+def _sqlite_engine(url: URL) -> Engine:
+    if url.database and url.database != ":memory:":
+        try:
+            Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise Transient(f"the catalog's folder cannot be made: {error.strerror}") from error
+    engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S}, hide_parameters=True)
+    _queues[engine] = threading.Lock()
+    _configure_sqlite(engine)
+    return engine
+
+
+def _configure_sqlite(engine: Engine) -> None:
+    @event.listens_for(engine, "connect")
+    def connect(connection: Any, _record: object) -> None:  # noqa: ANN401 - a DBAPI connection
+        connection.isolation_level = None  # the driver begins nothing by itself; see `begin`
+        cursor = connection.cursor()
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "cache_size=-16384"):
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        # A transaction that reads first and writes later cannot wait for another writer; IMMEDIATE queues.
+        mode = "IMMEDIATE" if connection.get_execution_options().get("writes") else "DEFERRED"
+        connection.exec_driver_sql(f"BEGIN {mode}")
+
+
+@contextmanager
+def writing(engine: Engine) -> Iterator[Connection]:
+    """One write transaction: committed (durably) at the end of the block, rolled back on any error.
+
+    Raises
+    ------
+    Transient
+        The database is locked, full or away, or another writer entered the same row at the same moment.
+    Refused
+        The database cannot hold a value.
+    Damaged
+        The database's file is not what was written.
+    """
+    # Threads queue here: SQLite's own waiting is a poll that favours nobody and sleeps up to 100 ms.
+    queue = _queues.get(engine) or nullcontext()
+    with _said("written"), queue, engine.execution_options(writes=True).begin() as connection:
+        yield connection
+
+
+@contextmanager
+def reading(engine: Engine) -> Iterator[Connection]:
+    """One read transaction: everything read within the block is of one moment.
+
+    Raises
+    ------
+    Transient
+        The database is locked or away.
+    Damaged
+        The database's file is not what was written.
+    """
+    with _said("read"), engine.connect() as connection:
+        if connection.dialect.name == "postgresql":
+            connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+        yield connection
+
+
+@contextmanager
+def _said(what: str) -> Iterator[None]:
+    """Say the database's errors in the tree of `config.errors`; those that quote values go no further."""
+    try:
+        yield
+    except DataError as error:
+        raise Refused(f"the catalog cannot hold a value: {type(error.orig).__name__}") from None
+    except IntegrityError as error:
+        raise Transient(f"the catalog cannot be {what}: {type(error.orig).__name__}") from None
+    except ProgrammingError:
+        raise
+    except sqlite3.Error as error:  # while a connection is made
+        raise _verdict(error, what) from error
+    except DatabaseError as error:
+        raise _verdict(error.orig or error, what) from error
+    except TimeoutError as error:
+        raise Transient(f"the catalog cannot be {what}: no connection was free in time") from error
+
+
+def _verdict(error: BaseException, what: str) -> Exception:
+    if getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        return Damaged(f"expected the catalog's database, got a file that is none or is damaged: {error}")
+    return Transient(f"the catalog cannot be {what}: {str(error).strip().partition(chr(10))[0]}")
+
+
+def lock(connection: Connection, key: int) -> None:
+    """Be the only transaction that holds the key until this one has committed; SQLite has one writer anyway."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(select(func.pg_advisory_xact_lock(key)))
+
+
+def blocks(values: Iterable[T]) -> Iterator[list[T]]:
+    """Split values into lists that fit into one statement."""
+    rest = iter(values)
+    while block := list(islice(rest, BLOCK)):
+        yield block
+
+
+def migrate(engine: Engine) -> None:
+    """Apply the migrations that the database lacks, in one transaction; of several processes one does.
+
+    Raises
+    ------
+    Transient
+        The database cannot be reached or opened.
+    Damaged
+        Its schema is newer than this version knows, or it is no catalog.
+    """
+    config = Config()
+    config.set_main_option("script_location", str(resources.files("indexer.catalog") / "migrations"))
+    head = ScriptDirectory.from_config(config).get_current_head()
+    with reading(engine) as connection:
+        if MigrationContext.configure(connection).get_current_revision() == head:
+            return
+    with writing(engine) as connection:
+        lock(connection, _MIGRATION_LOCK)
+        tables = set(inspect(connection).get_table_names())
+        if tables and _VERSION_TABLE not in tables:
+            raise Damaged("expected an empty database or a catalog, got a database with other tables")
+        config.attributes["connection"] = connection
+        try:
+            command.upgrade(config, "head")
+        except CommandError as error:
+            raise Damaged(f"the catalog's schema is not one that this version knows: {error}") from error
