@@ -1,0 +1,163 @@
+"""hnswlib as it is: a graph over rows, with every fact about the library that the code around it must respect.
+
+- Labels are row numbers and are never used twice: replacing in place (``updatePoint``) is ten times slower than
+  adding and can leave other vectors unreachable, so a replaced vector gets a new row and its old one is marked
+  deleted.
+- ``knn_query`` beside ``add_items`` or ``resize_index`` is not safe; the caller holds a lock.
+- ``knn_query`` raises where fewer than k live vectors are reached, and crashes without ``init_index``.
+- ``ef`` belongs to the whole graph and is not saved. A query for more than ``ef`` results searches as wide as that.
+- ``save_index`` does not notice a full disk; the size that it should have written is known beforehand.
+- ``load_index`` over an initialised index that then fails leaves a freed pointer behind: only fresh ones load.
+- Beyond `_MOST_ROWS` rows the size of its visited list overflows, and the next query crashes.
+- A daemon thread that is inside the library when the interpreter ends aborts the process.
+- With one thread the library starts none of its own.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import hnswlib
+import numpy as np
+from numpy.typing import NDArray
+
+from indexer.errors import Damaged, Transient
+
+FILE = "graph.bin"
+_SPACE = "ip"
+_MOST_ROWS = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class GraphParameters:
+    """How the graph is built and searched (Malkov and Yashunin, IEEE TPAMI 2020, sections 4.1 and 4.2).
+
+    Parameters
+    ----------
+    m : int
+        Links of a vector on the upper layers, half of those on the ground layer.
+    ef_construction : int
+        Candidates held while a vector is linked.
+    ef : int
+        Candidates held while a query is answered, at least.
+    threads : int
+        Threads of one call.
+    """
+
+    m: int = 16
+    ef_construction: int = 200
+    ef: int = 256
+    threads: int = 1
+
+
+class Graph:
+    """One hnswlib index over row numbers; not thread-safe, see the module.
+
+    Parameters
+    ----------
+    dim : int
+        Components of a vector.
+    parameters : GraphParameters
+        Of the graph.
+    capacity : int
+        Rows to make room for.
+    file : Path or None
+        A saved graph to load instead of making an empty one.
+    """
+
+    def __init__(
+        self, dim: int, parameters: GraphParameters, capacity: int = 1024, file: Path | None = None
+    ) -> None:
+        self._index = hnswlib.Index(_SPACE, dim)
+        self._threads = parameters.threads
+        if file is None:
+            self._index.init_index(
+                max_elements=capacity, M=parameters.m, ef_construction=parameters.ef_construction
+            )
+        else:
+            self._index.load_index(str(file))
+        self._index.set_ef(parameters.ef)
+
+    @property
+    def capacity(self) -> int:
+        """Rows there is room for; every linked row is below."""
+        return int(self._index.max_elements)
+
+    def reserve(self, capacity: int) -> None:
+        """Make room for so many rows in all.
+
+        Raises
+        ------
+        indexer.errors.Transient
+            If there is no memory; nothing was changed.
+        ValueError
+            If the library cannot hold so many.
+        """
+        if capacity <= self.capacity:
+            return
+        if capacity > _MOST_ROWS:
+            raise ValueError(f"expected at most {_MOST_ROWS} vectors, got {capacity}")
+        try:
+            self._index.resize_index(min(max(capacity, 2 * self.capacity), _MOST_ROWS))
+        except (RuntimeError, MemoryError) as error:
+            raise Transient(f"no memory for a graph of {capacity} vectors") from error
+
+    def add(self, rows: NDArray[np.int64], vectors: NDArray[np.float32]) -> None:
+        """Link new rows, shape (N,), with their vectors, shape (N, dim); room must have been reserved."""
+        try:
+            self._index.add_items(vectors, rows, num_threads=self._threads)
+        except (RuntimeError, MemoryError) as error:
+            raise Transient(f"{len(rows)} vectors could not be linked: {error}") from error
+
+    def delete(self, rows: NDArray[np.int64]) -> None:
+        """Leave rows, which must be linked and live, out of all answers; they still lead to others."""
+        for row in rows.tolist():
+            self._index.mark_deleted(row)
+
+    def rows(self) -> NDArray[np.int64]:
+        """Return all linked rows, deleted ones included, in no order."""
+        return np.asarray(self._index.get_ids_list(), dtype=np.int64)
+
+    def search(self, queries: NDArray[np.float32], n: int) -> tuple[NDArray[np.int64], NDArray[np.float32]] | None:
+        """Find about the n nearest live rows of every query.
+
+        Returns
+        -------
+        tuple of arrays or None
+            Rows and similarities, shape (Q, n) each, best first; None where so many could not be reached.
+        """
+        try:
+            rows, distances = self._index.knn_query(queries, k=n, num_threads=self._threads)
+        except RuntimeError:
+            return None
+        return rows.astype(np.int64), 1 - distances
+
+    def save(self, folder: Path) -> None:
+        """Write `FILE`.
+
+        Raises
+        ------
+        OSError
+            If less than everything was written.
+        """
+        path = folder / FILE
+        expected = self._index.index_file_size()
+        try:
+            self._index.save_index(str(path))
+        except RuntimeError as error:
+            raise OSError(f"{FILE} could not be opened") from error
+        if path.stat().st_size != expected:
+            raise OSError(f"expected {expected} bytes in {FILE}, got {path.stat().st_size}")
+
+
+def load_graph(folder: Path, dim: int, parameters: GraphParameters) -> Graph:
+    """Read what `Graph.save` wrote, its checksum having been verified.
+
+    Raises
+    ------
+    indexer.errors.Damaged
+        If the library does not accept the file.
+    """
+    try:
+        return Graph(dim, parameters, file=folder / FILE)
+    except RuntimeError as error:
+        raise Damaged(f"expected a graph in {FILE}, got a file that hnswlib refuses: {error}") from error
