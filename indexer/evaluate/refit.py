@@ -1,0 +1,108 @@
+"""Projections of a network's pooled features: as shipped, fitted to the evaluated series, or without a patient."""
+
+from collections.abc import Collection as AnyCollection
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from indexer import projection
+from indexer.evaluate.items import Item
+from indexer.evaluate.similarity import Evidence, Rows
+
+_SEEDS = {"CT": 1, "MR": 2}
+_MOST_ROWS = 4000
+"""More pooled windows than this add time, not directions."""
+_SAME_FIT = 0.02
+"""Two fits to the same series differ by rounding: less than this share of the features' spread."""
+
+Projections = Mapping[str, projection.Projection]
+"""Modality to projection; under "" one for all."""
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """What a projection may be fitted to: pooled windows (N, F) of one volume."""
+
+    patient: str
+    modality: str
+    rows: Rows
+
+
+class Refit:
+    """Fits a projection for each modality as `indexer.fit` does, some patients left out.
+
+    A modality of which fewer than two windows are left gets directions drawn from a seed, unfitted.
+    """
+
+    def __init__(self, references: Sequence[Reference]) -> None:
+        self._references: dict[str, list[Reference]] = {}
+        for one in references:
+            self._references.setdefault(one.modality, []).append(one)
+        self._whole: Projections = {}
+
+    def whole(self) -> Projections:
+        """Fit to all of them, once."""
+        if not self._whole:
+            self._whole = {modality: _fitted(modality, of) for modality, of in self._references.items()}
+        return self._whole
+
+    def without(self, patients: AnyCollection[str]) -> Projections:
+        """Fit to everybody else; a modality that none of the patients has is as in the whole fit."""
+        found = {}
+        for modality, of_modality in self._references.items():
+            if any(one.patient in patients for one in of_modality):
+                found[modality] = _fitted(modality, of_modality, patients)
+            else:
+                found[modality] = self.whole()[modality]
+        return found
+
+
+def _fitted(modality: str, references: Sequence[Reference], but: AnyCollection[str] = ()) -> projection.Projection:
+    rows = [one.rows for one in references if one.patient not in but]
+    seed = _SEEDS.get(modality, 0)
+    if sum(map(len, rows)) < 2:
+        return projection.drawn(references[0].rows.shape[1], seed)
+    return projection.fitted(_thinned(np.concatenate(rows)), seed)
+
+
+def same_fit(first: Projections, second: Projections) -> bool:
+    """Whether two sets of projections were fitted to the same features, by their means and scales."""
+    shared = set(first) & set(second)
+
+    def agree(modality: str) -> bool:
+        one, other = first[modality], second[modality]
+        apart = np.abs(one.mean - other.mean) / np.maximum(other.scale, 1e-6)
+        wider = np.abs(one.scale / np.maximum(other.scale, 1e-6) - 1)
+        return bool(np.median(apart) < _SAME_FIT and np.median(wider) < _SAME_FIT)
+
+    return bool(shared) and all(agree(modality) for modality in shared)
+
+
+def embed(items: Sequence[Item], features: Sequence[Evidence], projections: Projections) -> list[Evidence]:
+    """Project the features of every item's series by their modality: unit vectors."""
+    return [
+        tuple(
+            tuple(_of_modality(projections, modality)(rows) for rows in volumes)
+            for modality, volumes in zip(item.modalities, evidence, strict=True)
+        )
+        for item, evidence in zip(items, features, strict=True)
+    ]
+
+
+def unit(features: Sequence[Evidence]) -> list[Evidence]:
+    """Take descriptions as they are, at unit length; one of length 0 stays so and is like nothing."""
+    return [tuple(tuple(_unit(rows) for rows in volumes) for volumes in evidence) for evidence in features]
+
+
+def _of_modality(projections: Projections, modality: str) -> projection.Projection:
+    return projections[modality] if modality in projections else projections[""]
+
+
+def _unit(rows: Rows) -> Rows:
+    length = np.linalg.norm(rows, axis=1, keepdims=True)
+    return np.asarray(rows / np.maximum(length, 1e-12), dtype=np.float32)
+
+
+def _thinned(rows: Rows) -> Rows:
+    return rows[:: -(-len(rows) // _MOST_ROWS)]
