@@ -1,0 +1,93 @@
+"""Late interaction of two ordered sequences of chunks: how well one is found within the other, and where."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+_ORDER_WEIGHT = 0.5
+"""Share of the score that asks for matches in the same order along z; the rest takes each chunk's best match."""
+_DECIMALS = 6
+"""Scores are computed in float64 and rounded, so that equal images tie however a processor orders its sums."""
+
+
+@dataclass(frozen=True, eq=False)
+class Alignment:
+    """How a query's chunks lie in a found series.
+
+    Attributes
+    ----------
+    score : float
+        Mean cosine over the query's chunks, -1 to 1.
+    pairs : (Q,) int64
+        For each chunk of the query the chunk of the found series that it is matched with, never going back in z.
+    cosines : (Q,) float32
+        Of those pairs.
+    """
+
+    score: float
+    pairs: NDArray[np.int64]
+    cosines: NDArray[np.float32]
+
+
+def align(query: NDArray[np.float32], found: NDArray[np.float32]) -> Alignment:
+    """Match a query's chunks (Q, D) with those of a found series (R, D), both ordered along z, unit vectors.
+
+    The score is the mean over the query's chunks of the best cosine [1]_, half of it under the condition that
+    matches keep their order along z (dynamic programming over the cosine matrix, O(Q R)). The whole query must be
+    found; what else the found series shows costs nothing: an abdomen is found inside a whole-body scan.
+
+    References
+    ----------
+    .. [1] Khattab and Zaharia, ColBERT: efficient and effective passage search via contextualized late interaction,
+       SIGIR 2020.
+    """
+    return align_all(query, [found])[0]
+
+
+def align_all(query: NDArray[np.float32], found: Sequence[NDArray[np.float32]]) -> list[Alignment]:
+    """Match a query (Q, D) with each of several sequences (R, D), as `align` does; those of one length at once."""
+    by_length: dict[int, list[int]] = {}
+    for place, vectors in enumerate(found):
+        by_length.setdefault(len(vectors), []).append(place)
+    aligned: dict[int, Alignment] = {}
+    for length, places in by_length.items():
+        stacked = np.concatenate([found[place] for place in places]).astype(np.float64)
+        products = (query.astype(np.float64) @ stacked.T).reshape(len(query), len(places), length)
+        paths = _monotone_paths(products)
+        along = np.take_along_axis(products, paths[:, :, None], axis=2)[:, :, 0]
+        best = products.max(axis=2)
+        scores = _ORDER_WEIGHT * along.mean(axis=0) + (1 - _ORDER_WEIGHT) * best.mean(axis=0)
+        columns = zip(places, scores.round(_DECIMALS).tolist(), paths.T, along.T.astype(np.float32), strict=True)
+        aligned |= {place: Alignment(score, pairs, cosines) for place, score, pairs, cosines in columns}
+    return [aligned[place] for place in range(len(found))]
+
+
+def _monotone_paths(cosines: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Choose for each row of each of S sequences a column, never decreasing, with the greatest sum.
+
+    Parameters
+    ----------
+    cosines : (Q, S, R) float64
+
+    Returns
+    -------
+    (Q, S) int64
+        Of equal sums the path that lies lower.
+    """
+    rows, sequences, columns = cosines.shape
+    total = cosines[0]
+    came_from = np.zeros((rows, sequences, columns), dtype=np.int64)
+    everywhere = np.arange(columns)
+    for row in range(1, rows):
+        reached = np.maximum.accumulate(total, axis=1)
+        is_new = np.ones((sequences, columns), dtype=np.bool_)
+        is_new[:, 1:] = total[:, 1:] > reached[:, :-1]
+        came_from[row] = np.maximum.accumulate(np.where(is_new, everywhere, 0), axis=1)
+        total = reached + cosines[row]
+    paths = np.empty((rows, sequences), dtype=np.int64)
+    paths[-1] = total.argmax(axis=1)
+    for row in range(rows - 1, 0, -1):
+        paths[row - 1] = came_from[row, np.arange(sequences), paths[row]]
+    return paths

@@ -1,0 +1,92 @@
+"""Where in a grid the patient is: air, table and coils left out, lungs and bowel gas kept in."""
+
+import numpy as np
+import SimpleITK as sitk
+from numpy.typing import NDArray
+
+from indexer.errors import Parked
+from indexer.resample import PatientGrid
+
+CT_BODY_HU = -400.0
+"""Denser than this is body or table."""
+MR_BODY_FRACTION = 0.55
+"""Of Otsu's threshold between the square roots of the intensities: brighter than this is body."""
+_THINNING = 2
+"""The mask is found on every second voxel in-plane: features are coarser by far."""
+_LEAST_PART = 0.1
+
+Mask = NDArray[np.bool_]
+
+
+def body_mask(grid: PatientGrid) -> Mask:
+    """Mark the patient's body, (Z, X, Y).
+
+    Threshold (CT: fixed; MR: a share of Otsu's between roots, as fat near a coil outshines muscle by far), an
+    opening that lets go of the table, the components of at least a tenth of the largest, holes filled in every
+    slice.
+
+    Raises
+    ------
+    Parked
+        Nothing of the volume is denser (CT) or brighter (MR) than air.
+    """
+    coarse = (slice(None), slice(None, None, _THINNING), slice(None, None, _THINNING))
+    voxels, inside = grid.voxels[coarse], grid.inside[coarse]
+    least = CT_BODY_HU if grid.modality == "CT" else _mr_threshold(voxels[inside])
+    dense = (voxels > least) & inside
+    if not dense.any():
+        raise Parked(f"no body in the volume: no voxel exceeds {least:g}")
+    found = _filled_by_slice(_largest_parts(dense))
+    _, rows, columns = grid.voxels.shape
+    return found.repeat(_THINNING, axis=1)[:, :rows].repeat(_THINNING, axis=2)[:, :, :columns]
+
+
+def _mr_threshold(values: NDArray[np.float32]) -> float:
+    darkest, brightest = np.percentile(values, (0.5, 99.0))
+    if darkest == brightest:
+        return float(values.min())
+    roots = np.sqrt(np.clip(values, darkest, brightest) - darkest)
+    otsu = sitk.OtsuThresholdImageFilter()
+    otsu.Execute(sitk.GetImageFromArray(roots.reshape(1, -1)))
+    return float(darkest + (MR_BODY_FRACTION * otsu.GetThreshold()) ** 2)
+
+
+def _largest_parts(dense: Mask) -> Mask:
+    labels, sizes = _components(_opened(dense))
+    if not sizes.size:
+        return dense
+    kept = np.concatenate([[False], sizes >= _LEAST_PART * sizes.max()])
+    return np.asarray(kept[labels], dtype=np.bool_)
+
+
+def _opened(mask: Mask) -> Mask:
+    """Erosion, then dilation, by a cross of five voxels in-plane; beyond the edge of the grid the body goes on."""
+    return _with_neighbours(~_with_neighbours(~mask))
+
+
+def _with_neighbours(mask: Mask) -> Mask:
+    grown = mask.copy()
+    grown[:, 1:] |= mask[:, :-1]
+    grown[:, :-1] |= mask[:, 1:]
+    grown[:, :, 1:] |= mask[:, :, :-1]
+    grown[:, :, :-1] |= mask[:, :, 1:]
+    return grown
+
+
+def _filled_by_slice(mask: Mask) -> Mask:
+    """Fill what each axial slice encloses: lungs, trachea, bowel."""
+    apart = np.zeros((2 * mask.shape[0], *mask.shape[1:]), np.bool_)  # empty planes keep slices from touching
+    apart[::2] = ~mask
+    labels, sizes = _components(apart)
+    open_air = np.zeros(sizes.size + 1, np.bool_)
+    for edge in (labels[:, 0], labels[:, -1], labels[:, :, 0], labels[:, :, -1]):
+        open_air[edge] = True
+    open_air[0] = False
+    return np.asarray(~open_air[labels[::2]] | mask)
+
+
+def _components(mask: Mask) -> tuple[NDArray[np.uint32], NDArray[np.intp]]:
+    """Labels from 1 of the parts that hang together by faces, and the number of voxels of each."""
+    parts = sitk.ConnectedComponent(sitk.GetImageFromArray(mask.view(np.uint8)))
+    labels = sitk.GetArrayFromImage(parts)
+    return labels, np.bincount(labels.ravel())[1:]

@@ -1,0 +1,273 @@
+"""Encoder bundles: a small file that says all there is to know of an encoder, and whose digest names it.
+
+Reading a bundle needs no network library: a node knows its encoder's id, and whether the weights are at hand,
+before anything large is loaded.
+"""
+
+import hashlib
+import importlib.util
+import tomllib
+from collections.abc import Iterator
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+
+from config.errors import ConfigError
+from indexer.uids import EncoderId
+
+EMBEDDING_DIM = 256
+"""Length of every embedding."""
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Sizes3 = tuple[int, int, int]
+Sizes4 = tuple[int, int, int, int]
+Axes = Literal["zxy", "zyx", "xyz", "xzy", "yxz", "yzx"]
+_LAYERS = ("layer1", "layer2", "layer3", "layer4")
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ResNetSpec(_Table):
+    """Arguments of ``monai.networks.nets.resnet.ResNet``.
+
+    Attributes
+    ----------
+    axes : str
+        Order of the patient's axes in the network's tensor; x grows to the right, y to the anterior, z to the
+        superior (RAS). Sizes and strides of the first convolution are in this order.
+    dilation : tuple of int
+        Of the 3 x 3 x 3 convolutions of each layer; a layer of more than 1 does not stride.
+    """
+
+    kind: Literal["resnet"]
+    axes: Axes = "zxy"
+    block: Literal["basic", "bottleneck"]
+    layers: Sizes4
+    planes: Sizes4
+    input_channels: int
+    conv1_size: Sizes3
+    conv1_stride: Sizes3
+    shortcut: Literal["A", "B"] = "B"
+    bias_downsample: bool
+    dilation: Sizes4 = (1, 1, 1, 1)
+
+    @model_validator(mode="after")
+    def _centred(self) -> "ResNetSpec":
+        if any(size % 2 == 0 for size in self.conv1_size):
+            raise ValueError(
+                f"conv1_size must be odd, so that features are centred on voxels; got {self.conv1_size}"
+            )
+        return self
+
+    def stride(self, layer: str) -> Sizes3:
+        """Voxels from one feature to the next, in the order of the network's axes."""
+        halving = sum(one == 1 for one in self.dilation[1 : _LAYERS.index(layer) + 1])
+        z, x, y = (step * 2 ** (1 + halving) for step in self.conv1_stride)
+        return z, x, y
+
+
+class SwinSpec(_Table):
+    """Arguments of ``monai.networks.nets.swin_unetr.SwinTransformer``; `axes` as in `ResNetSpec`."""
+
+    kind: Literal["swin"]
+    axes: Axes = "xyz"
+    input_channels: int
+    embed_dim: int
+    window_size: int
+    depths: Sizes4
+    heads: Sizes4
+    use_v2: bool = False
+
+    def stride(self, layer: str) -> Sizes3:
+        """Voxels from one feature to the next, in the order of the network's axes."""
+        side = 2 ** (_LAYERS.index(layer) + 2)
+        return side, side, side
+
+
+class Weights(_Table):
+    """Where the weights come from; a file or its shards are checked by SHA-256 before they are read.
+
+    Attributes
+    ----------
+    packages, file
+        ``packages``: the shards are the files of this name in installed packages, joined in order;
+        ``file``: a path, relative to the bundle file.
+    key : str
+        Entry of the checkpoint that holds the state dict; empty: the checkpoint itself.
+    member : str
+        Path of the checkpoint inside a zip archive (a MONAI bundle); empty: the file is the checkpoint.
+    prefix : str
+        Only entries of the state dict that begin so are used, without it.
+    rename : dict
+        Part of a key to what the network calls it.
+    ignore : list of str
+        Beginnings of keys (after prefix and renaming) that the encoder has no use for.
+    """
+
+    source: Literal["packages", "file", "random"]
+    packages: tuple[str, ...] = ()
+    file: str = ""
+    sha256: Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{64})?$")] = ""
+    install: str = ""
+    member: str = ""
+    key: str = ""
+    prefix: str = ""
+    rename: dict[str, str] = {}
+    ignore: tuple[str, ...] = ()
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _complete(self) -> "Weights":
+        if self.source != "random" and not (self.file and self.sha256):
+            raise ValueError("weights need `file` and `sha256`")
+        if self.source == "packages" and not self.packages:
+            raise ValueError("weights from packages need `packages`")
+        return self
+
+
+class InputSpec(_Table):
+    """What the network sees.
+
+    Attributes
+    ----------
+    spacing_mm : tuple of float
+        Along z, x, y.
+    window_hu, percentiles : tuple of float
+        What becomes 0 and 1: in CT these values, in MR these percentiles of the body.
+    standardise : bool
+        Then subtract the body's mean and divide by its standard deviation.
+    """
+
+    spacing_mm: tuple[Positive, Positive, Positive]
+    window_hu: tuple[float, float]
+    percentiles: tuple[float, float]
+    standardise: bool = False
+
+    @model_validator(mode="after")
+    def _rising(self) -> "InputSpec":
+        if not self.window_hu[0] < self.window_hu[1]:
+            raise ValueError(f"window_hu must rise; got {self.window_hu}")
+        if not 0 <= self.percentiles[0] < self.percentiles[1] <= 100:
+            raise ValueError(f"percentiles must rise within 0 and 100; got {self.percentiles}")
+        return self
+
+
+class Pooling(_Table):
+    """Which features, pooled over how much of the body along z."""
+
+    layer: Literal["layer1", "layer2", "layer3", "layer4"]
+    chunk_mm: Positive
+    step_mm: Positive
+
+
+class Projection(_Table):
+    """From pooled features to the embedding: a file beside the bundle, or a matrix drawn from a seed."""
+
+    file: str = ""
+    seed: int | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> "Projection":
+        if bool(self.file) == (self.seed is not None):
+            raise ValueError("a projection needs either `file` or `seed`")
+        return self
+
+
+class Bundle(_Table):
+    """An encoder, described completely."""
+
+    name: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.-]{0,31}$")]
+    network: ResNetSpec | SwinSpec = Field(discriminator="kind")
+    weights: Weights
+    input: InputSpec
+    pooling: Pooling
+    projection: Projection
+    folder: Path = Field(exclude=True)
+
+    @property
+    def encoder_id(self) -> EncoderId:
+        """Name and digest of everything that decides the embeddings; fits VR LO."""
+        elsewhere = {
+            "weights": {"install", "source", "packages", "file"}
+        }  # where they lie: `sha256` says what they are
+        digest = hashlib.sha256(self.model_dump_json(exclude=elsewhere).encode())
+        if self.projection.file:
+            digest.update(self.projection_file().read_bytes())
+        return EncoderId(f"{self.name}-{digest.hexdigest()[:16]}")
+
+    def projection_file(self) -> Path:
+        """File of the projection.
+
+        Raises
+        ------
+        ConfigError
+            It is missing.
+        """
+        path = self.folder / self.projection.file
+        if not path.is_file():
+            raise ConfigError([f"bundle {self.name}: no projection at {path}; fit one with `pacsimile fit`"])
+        return path
+
+    def weight_files(self) -> tuple[Path, ...]:
+        """Files that hold the weights, in order; empty for random weights.
+
+        Raises
+        ------
+        ConfigError
+            Naming what is missing and how to get it.
+        """
+        if self.weights.source == "random":
+            return ()
+        files = tuple(self._files())
+        missing = [str(file) for file in files if not file.is_file()]
+        if missing:
+            raise ConfigError([f"bundle {self.name}: no weights at {', '.join(missing)}"])
+        return files
+
+    def _files(self) -> Iterator[Path]:
+        if self.weights.source == "file":
+            yield self.folder / self.weights.file
+            return
+        for package in self.weights.packages:
+            spec = importlib.util.find_spec(package)
+            if spec is None or spec.origin is None:
+                hint = f"; install them: {self.weights.install}" if self.weights.install else ""
+                raise ConfigError(
+                    [f"bundle {self.name}: its weights are not installed (no package {package}){hint}"]
+                )
+            yield Path(spec.origin).parent / self.weights.file
+
+
+def shipped_bundles() -> list[str]:
+    """Names of the bundles that come with the node."""
+    folder = Path(str(resources.files("indexer") / "bundles"))
+    return sorted(file.stem for file in folder.glob("*.toml"))
+
+
+def read_bundle(name_or_path: str) -> Bundle:
+    """Read a shipped bundle by name, or one's own by the path of its file.
+
+    Raises
+    ------
+    ConfigError
+        With every problem of the file.
+    """
+    if name_or_path in shipped_bundles():
+        path = Path(str(resources.files("indexer") / "bundles" / f"{name_or_path}.toml"))
+    else:
+        path = Path(name_or_path)
+    if not path.is_file():
+        known = ", ".join(shipped_bundles())
+        raise ConfigError([f"bundle {name_or_path}: neither a shipped bundle ({known}) nor a file"])
+    try:
+        return Bundle.model_validate({**tomllib.loads(path.read_text(encoding="utf-8")), "folder": path.parent})
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError([f"{path}: cannot be read as TOML: {error}"]) from error
+    except ValidationError as error:
+        raise ConfigError(
+            [f"{path}: {'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+        ) from error

@@ -1,0 +1,248 @@
+"""The encoder: a MONAI network over the whole volume once, its features pooled over the body chunk by chunk."""
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from indexer import projection
+from indexer.body import body_mask
+from indexer.bundle import Bundle, InputSpec
+from indexer.catalog.embeddings import GLOBAL, EmbeddedChunk
+from indexer.chunks import Lattice, slabs
+from indexer.errors import Parked
+from indexer.network import FeatureNetwork, load_network
+from indexer.resample import PatientGrid, resample
+from indexer.uids import EncoderId
+from indexer.volume import Volume
+
+log = logging.getLogger(__name__)
+
+_SEGMENT_VOXELS = 2**24
+"""Voxels of one pass, halo included: bounds the memory of a whole-body CT."""
+_LEAST_SEGMENT_CELLS = 4
+_HALO_CELLS = 4
+"""Features computed beyond either end of a pass and thrown away, so that its neighbours are seen."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """The chunks of one volume and where the time went, in seconds by stage."""
+
+    chunks: tuple[EmbeddedChunk, ...]
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureMap:
+    """What the network makes of a volume.
+
+    Attributes
+    ----------
+    features : (C, z, x, y) float32
+        Over the body's bounding box in-plane, over the whole extent in z.
+    weights : (z, x, y) float32
+        Share of body in each feature's surroundings.
+    grid, body : PatientGrid and (Z, X, Y) bool
+        The volume as the network saw it, and where in it the patient is.
+    """
+
+    features: Tensor
+    weights: NDArray[np.float32]
+    grid: PatientGrid
+    body: NDArray[np.bool_]
+    seconds: dict[str, float]
+
+    def pooled(self, cells: Sequence[slice]) -> NDArray[np.float32]:
+        """Mean and deviation over the body within each of N windows along z: (N, 2 C)."""
+        return np.stack([pool(self.features[:, one], self.weights[one]) for one in cells])
+
+
+class Encoder(Protocol):
+    """Turns volumes into embedded chunks.
+
+    Embeddings are (256,) float32 of unit length; those of two encoders are never compared, so every one is stamped
+    with `encoder_id`. The same volume gives the same embeddings, up to rounding.
+    """
+
+    @property
+    def encoder_id(self) -> EncoderId:
+        """Digest of everything that decides the embeddings."""
+        ...
+
+    def encode(self, volume: Volume, ordinal: int = 0) -> Encoded:
+        """Embed a volume's chunks.
+
+        Parameters
+        ----------
+        ordinal : int
+            Which volume of its series it is.
+
+        Raises
+        ------
+        Parked
+            The encoder has no use for the volume's modality, or the volume is empty.
+        """
+        ...
+
+
+class MonaiEncoder:
+    """A bundle's network, ready to run.
+
+    Parameters
+    ----------
+    device : str
+        ``auto`` takes CUDA where it is present, else the CPU.
+    threads : int
+        Of the CPU; 0 is one for each core.
+
+    Raises
+    ------
+    ConfigError
+        The bundle's weights are missing or wrong.
+    """
+
+    def __init__(self, bundle: Bundle, device: str = "auto", threads: int = 0) -> None:
+        self.bundle = bundle
+        self.encoder_id = bundle.encoder_id
+        self._device = _device(device)
+        self._dtype = native_dtype(self._device)
+        if threads:
+            torch.set_num_threads(threads)
+            sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
+        network = load_network(bundle)
+        self._lattice = network.lattice
+        self._network: FeatureNetwork = network.to(self._device, self._dtype).to(
+            memory_format=torch.channels_last_3d  # type: ignore[call-overload]
+        )
+        self._projections = _projections(bundle, 2 * network.channels)
+        log.info("encoder %s on %s in %s", self.encoder_id, self._device, self._dtype)
+
+    def encode(self, volume: Volume, ordinal: int = 0) -> Encoded:
+        """Embed a volume's chunks; see `Encoder.encode`."""
+        project = self._projections.get(volume.modality, self._projections.get(""))
+        if project is None:
+            raise Parked(f"encoder {self.bundle.name} knows no {volume.modality}")
+        seen = self.feature_map(volume)
+        start = time.perf_counter()
+        cuts = slabs(
+            volume,
+            seen.grid,
+            seen.body,
+            cells=seen.features.shape[1],
+            lattice=self._lattice,
+            chunk_mm=self.bundle.pooling.chunk_mm,
+            step_mm=self.bundle.pooling.step_mm,
+        )
+        vectors = project(seen.pooled([cut.cells for cut in cuts]))
+        chunks = tuple(
+            EmbeddedChunk(ordinal, position, cut.box_lps_mm, cut.slices, {GLOBAL: vector})
+            for position, (cut, vector) in enumerate(zip(cuts, vectors, strict=True))
+        )
+        return Encoded(chunks, {**seen.seconds, "pool": time.perf_counter() - start})
+
+    def feature_map(self, volume: Volume) -> FeatureMap:
+        """Run the network over a whole volume, once.
+
+        Raises
+        ------
+        Parked
+            The volume is empty, damaged or too large, or the network's result is not finite.
+        """
+        start = time.perf_counter()
+        grid = resample(volume, self.bundle.input.spacing_mm)
+        body = body_mask(grid)
+        image, window = _prepared(grid, body, self.bundle.input)
+        prepared = time.perf_counter()
+        features = self._features(image)
+        if not features.isfinite().all():
+            raise Parked(f"encoder {self.bundle.name} computed values that are not finite")
+        seconds = {"resample": prepared - start, "encode": time.perf_counter() - prepared}
+        weights = body_fraction(body[window], self._lattice, tuple(features.shape[1:]))
+        return FeatureMap(features, weights, grid, body, seconds)
+
+    def _features(self, image: NDArray[np.float32]) -> Tensor:
+        """Run the network over an image (Z, X, Y): features (C, z, x, y), float32 on the CPU."""
+        stride, count = self._lattice.stride[0], -(-image.shape[0] // self._lattice.stride[0])
+        fitting = _SEGMENT_VOXELS // (stride * image[0].size)
+        cells = count if fitting >= count else max(_LEAST_SEGMENT_CELLS, fitting - 2 * _HALO_CELLS)
+        parts = []
+        for first in range(0, count, cells):
+            last = min(first + cells, count)
+            before, after = max(0, first - _HALO_CELLS), min(count, last + _HALO_CELLS)
+            part = self._run(image[before * stride : after * stride])
+            parts.append(part[:, first - before : last - before])
+        return torch.cat(parts, dim=1)
+
+    @torch.inference_mode()
+    def _run(self, image: NDArray[np.float32]) -> Tensor:
+        features: Tensor = self._network(torch.from_numpy(image)[None, None].to(self._device, self._dtype))
+        return features[0].float().cpu()
+
+
+def native_dtype(device: torch.device) -> torch.dtype:
+    """Choose bfloat16 where the processor computes in it (AVX512-BF16, AMX; CUDA from Ampere), else float32."""
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.bfloat16 if native else torch.float32
+
+
+def body_fraction(body: NDArray[np.bool_], lattice: Lattice, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Share of body in the voxels around each feature: (z, x, y) float32 from (Z, X, Y) bool."""
+    padding: list[int] = []
+    axes = zip(body.shape, lattice.stride, lattice.lead, shape, strict=True)
+    for length, step, lead, count in reversed(list(axes)):
+        padding += [lead, count * step - lead - length]
+    mask = torch.from_numpy(body)[None, None].float()
+    share = functional.avg_pool3d(functional.pad(mask, padding), lattice.stride)
+    return np.asarray(share[0, 0].numpy())
+
+
+def pool(features: Tensor, weights: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Weighted mean and standard deviation (2 C,) of features (C, z, x, y); without any weight, all count alike."""
+    flat = features.reshape(features.shape[0], -1).numpy().astype(np.float64)
+    weight = weights.ravel().astype(np.float64)
+    weight = weight / weight.sum() if weight.sum() > 0 else np.full(weight.size, 1 / weight.size)
+    mean = flat @ weight
+    variance = np.maximum((flat**2) @ weight - mean**2, 0.0)
+    return np.concatenate([mean, np.sqrt(variance)]).astype(np.float32)
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def _projections(bundle: Bundle, features: int) -> dict[str, projection.Projection]:
+    """Projection of each modality; under "" one for all."""
+    if bundle.projection.file:
+        return projection.load(bundle.projection_file(), features)
+    return {"": projection.drawn(features, bundle.projection.seed or 0)}
+
+
+def _prepared(
+    grid: PatientGrid, body: NDArray[np.bool_], spec: InputSpec
+) -> tuple[NDArray[np.float32], tuple[slice, slice, slice]]:
+    """Cut the grid to the body in-plane and scale its intensities; also the cut."""
+    xs, ys = np.flatnonzero(body.any(axis=(0, 2))), np.flatnonzero(body.any(axis=(0, 1)))
+    window = (slice(None), slice(xs[0], xs[-1] + 1), slice(ys[0], ys[-1] + 1))
+    if grid.modality == "CT":
+        low, high = spec.window_hu
+    else:
+        low, high = np.percentile(grid.voxels[body], spec.percentiles)
+    image = (grid.voxels[window] - np.float32(low)) / np.float32(max(high - low, 1e-6))
+    np.clip(image, 0.0, 1.0, out=image)
+    if spec.standardise:
+        seen = image[body[window]]
+        image = (image - seen.mean()) / max(float(seen.std()), 1e-6)
+    return image, window

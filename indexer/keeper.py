@@ -1,0 +1,264 @@
+"""Keeping the vector index in step with the catalog, and on disk; nothing is lost with it."""
+
+import hashlib
+import logging
+import shutil
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from config.model import VectorSettings
+from indexer.bundle import EMBEDDING_DIM
+from indexer.catalog import Catalog
+from indexer.catalog.embeddings import GLOBAL
+from indexer.errors import Damaged, NotFound, Transient
+from indexer.uids import EncoderId
+from indexer.vectors import VectorIndex, milvus
+from indexer.vectors.factory import IndexParameters, create, restore
+from indexer.vectors.milvus import MilvusParameters
+from indexer.vectors.snapshot import MANIFEST
+
+log = logging.getLogger(__name__)
+
+_BLOCK = 4096
+_NEVER = -1
+_LOOKS = 3
+"""How often a reader tries a snapshot that its owner may be replacing."""
+
+
+@dataclass(eq=False)
+class _Followed:
+    """An index, the place in the journal up to which it has followed, and that of its snapshot on disk."""
+
+    index: VectorIndex
+    sequence: int
+    written_sequence: int
+
+
+class IndexKeeper:
+    """Owns the index of the active encoder.
+
+    The index is restored from its snapshot, or rebuilt from the catalog where the snapshot is missing, damaged, of
+    another encoder, or of a catalog that a backup has undone; from then on `refresh` applies the catalog's journal.
+
+    Parameters
+    ----------
+    folder : Path
+        Of the snapshots, one for each encoder.
+    encoder_id : EncoderId
+        Whose embeddings answer until the catalog names an active encoder.
+    read_only : bool
+        For use beside the node that owns the folder: nothing there is written or removed. A shared index server
+        is searched as it stands; it follows the catalog by its owner's hand.
+
+    Raises
+    ------
+    Transient
+        The catalog or the index server cannot be reached; or read-only, the server holds no such index yet.
+    """
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        settings: VectorSettings,
+        folder: Path,
+        encoder_id: EncoderId,
+        *,
+        read_only: bool = False,
+    ) -> None:
+        self._catalog = catalog
+        self._settings = settings
+        self._folder = folder
+        self._read_only = read_only
+        server = MilvusParameters(uri=settings.milvus_uri) if settings.milvus_uri else None
+        self._parameters = IndexParameters(milvus=server)
+        self._lock = threading.Lock()
+        self._written_at = time.monotonic()
+        self._followed = self._open(catalog.embeddings.active_encoder() or encoder_id)
+
+    def current(self) -> tuple[VectorIndex, EncoderId]:
+        """Return the index that answers now, and whose embeddings it holds."""
+        index = self._followed.index
+        return index, index.encoder_id
+
+    def refresh(self) -> int:
+        """Take over what came and went in the catalog since the last time; returns how many changes.
+
+        Follows a change of the active encoder; the old index answers until the new one is complete.
+        """
+        with self._lock:
+            old = self._followed
+            active = self._catalog.embeddings.active_encoder() or old.index.encoder_id
+            if active != old.index.encoder_id:
+                self._followed = self._open(active)
+                return len(self._followed.index)
+            return self._follow(old)
+
+    def snapshot_if_due(self, *, now: bool = False) -> bool:
+        """Write a snapshot if the index has changed and the last one is old enough, or `now`; whether it did.
+
+        Raises
+        ------
+        Transient
+            The disk is full; the previous snapshot is still good, and the next try is due an interval later.
+        """
+        with self._lock:
+            followed = self._followed
+            due = now or time.monotonic() - self._written_at >= self._settings.snapshot_interval_s
+            if self._read_only or not due or followed.sequence == followed.written_sequence:
+                return False
+            self._written_at = time.monotonic()
+            folder = self._snapshot_folder(followed.index.encoder_id)
+            replaced = _digest(folder)
+            followed.index.snapshot(folder, followed.sequence)
+            written = _digest(folder)
+            if written is not None and written != replaced:
+                self._catalog.journal.vouch(written, replaced)
+            followed.written_sequence = followed.sequence
+            self._catalog.journal.prune()
+            self._remove_forgotten(folder)
+            return True
+
+    def purge(self) -> None:
+        """Make the index anew from the catalog, in memory and on disk: nothing of removed embeddings stays in it.
+
+        An index keeps what it was told to remove, unseen, until it is made anew. The old one answers meanwhile.
+        A shared index server is told to remove, and clears its storage when it compacts.
+
+        Raises
+        ------
+        Transient
+            The disk is full, or the catalog or the index server cannot be reached.
+        """
+        with self._lock:
+            old = self._followed
+            if self._settings.kind == milvus.KIND:
+                self._follow(old)
+                return
+            self._followed = self._rebuilt(old.index.encoder_id)
+            shutil.rmtree(self._snapshot_folder(old.index.encoder_id), ignore_errors=True)
+        self.snapshot_if_due(now=True)
+
+    def close(self) -> None:
+        """Write a last snapshot and let go of the index."""
+        try:
+            self.snapshot_if_due(now=True)
+        except Transient as error:
+            log.warning("no last snapshot of the index: %s", error)
+        self._followed.index.close()
+
+    def _remove_forgotten(self, present: Path) -> None:
+        """Remove the snapshots of encoders whose embeddings are gone from the catalog."""
+        for folder in self._folder.iterdir():
+            is_other = folder != present and (folder / MANIFEST).exists()
+            if is_other and self._catalog.embeddings.count(EncoderId(folder.name)) == 0:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def _snapshot_folder(self, encoder_id: EncoderId) -> Path:
+        return self._folder / encoder_id
+
+    def _open(self, encoder_id: EncoderId) -> _Followed:
+        restored = self._restored(encoder_id) if self._snapshot_folder(encoder_id).exists() else None
+        if restored is not None:
+            self._follow(restored)
+            return restored
+        if self._read_only and self._settings.kind == milvus.KIND:
+            return self._attached(encoder_id)
+        return self._rebuilt(encoder_id)
+
+    def _restored(self, encoder_id: EncoderId) -> _Followed | None:
+        """Open the snapshot; None where there is none to be used."""
+        folder = self._snapshot_folder(encoder_id)
+        for look in range(_LOOKS if self._read_only else 1):
+            try:
+                digest = _digest(folder)
+                if digest is None or not self._catalog.journal.vouches_for(digest):
+                    raise Damaged("expected a snapshot that the catalog knows of, got another")
+                index, sequence = restore(
+                    self._settings.kind,
+                    folder,
+                    dim=EMBEDDING_DIM,
+                    encoder_id=encoder_id,
+                    parameters=self._parameters,
+                )
+            except Damaged as error:
+                log.info("snapshot of the index, look %d: %s", look + 1, error)
+            else:
+                return _Followed(index, sequence, sequence)
+        log.warning("the index is rebuilt from the catalog: its snapshot cannot be used")
+        if not self._read_only:
+            shutil.rmtree(folder, ignore_errors=True)
+        return None
+
+    def _attached(self, encoder_id: EncoderId) -> _Followed:
+        """Open what the server holds, as it stands."""
+        server = self._parameters.milvus
+        try:
+            if server is None:
+                raise Damaged("no server is configured")
+            index = milvus.attach(dim=EMBEDDING_DIM, encoder_id=encoder_id, parameters=server)
+        except Damaged as error:
+            raise Transient(f"the index server holds no index of this encoder yet: {error}") from error
+        return _Followed(index, self._catalog.journal.last(), _NEVER)
+
+    def _rebuilt(self, encoder_id: EncoderId) -> _Followed:
+        sequence = self._catalog.journal.last()
+        index = create(self._settings.kind, dim=EMBEDDING_DIM, encoder_id=encoder_id, parameters=self._parameters)
+        for ids, vectors in self._catalog.embeddings.vectors(encoder_id):
+            index.add(ids, vectors)
+        rebuilt = _Followed(index, sequence, _NEVER)
+        self._follow(rebuilt)  # what came and went while the blocks were read
+        return rebuilt
+
+    def _follow(self, followed: _Followed) -> int:
+        """Apply the journal, block by block; where it was pruned, compare the ids instead."""
+        index, changes = followed.index, 0
+        if self._read_only and self._settings.kind == milvus.KIND:
+            return 0
+        while True:
+            try:
+                entries = self._catalog.journal.after(followed.sequence, index.encoder_id, GLOBAL, _BLOCK)
+            except NotFound:
+                return changes + self._compare(followed)
+            if not entries:
+                return changes
+            last = {int(entry.embedding_id): entry.added for entry in entries}
+            present = self._add(index, [key for key, added in last.items() if added])
+            gone = np.asarray(sorted(set(last) - present), dtype=np.int64)
+            if gone.size:
+                index.remove(gone)
+            followed.sequence = entries[-1].sequence
+            changes += len(entries)
+
+    def _compare(self, followed: _Followed) -> int:
+        """Make the index hold the catalog's embeddings, whatever it held; an id's vector never changes."""
+        sequence = self._catalog.journal.last()
+        index = followed.index
+        wanted, held = self._catalog.embeddings.ids(index.encoder_id), index.ids()
+        gone: NDArray[np.int64] = np.setdiff1d(held, wanted)
+        if gone.size:
+            index.remove(gone)
+        missing = np.setdiff1d(wanted, held).tolist()
+        for start in range(0, len(missing), _BLOCK):
+            self._add(index, missing[start : start + _BLOCK])
+        followed.sequence = sequence
+        return len(gone) + len(missing)
+
+    def _add(self, index: VectorIndex, keys: list[int]) -> set[int]:
+        """Add those of the embeddings that exist; returns which do."""
+        ids, vectors = self._catalog.embeddings.vectors_of(keys)
+        if ids.size:
+            index.add(ids, vectors)
+        return set(ids.tolist())
+
+
+def _digest(folder: Path) -> str | None:
+    """SHA-256 of the snapshot's manifest, which names every byte of it; None if there is no manifest."""
+    try:
+        return hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest()
+    except OSError:
+        return None

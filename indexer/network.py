@@ -1,0 +1,203 @@
+"""The MONAI network of a bundle: built, loaded, folded for inference, run up to the layer that is pooled."""
+
+import importlib.util
+from functools import partial
+
+import torch
+from monai.networks.nets.resnet import ResNet, ResNetBlock, ResNetBottleneck
+from monai.networks.nets.swin_unetr import SwinTransformer
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from config.errors import ConfigError
+from indexer.bundle import Bundle, ResNetSpec, Sizes3, SwinSpec
+from indexer.chunks import Lattice
+from indexer.weights import load_whole
+
+_LAYERS = ("layer1", "layer2", "layer3", "layer4")
+
+
+class FeatureNetwork(nn.Module):
+    """Runs a network up to one layer.
+
+    Input (B, 1, Z, X, Y), output (B, C, z, x, y): one feature for every `stride` voxels or part of them.
+
+    Attributes
+    ----------
+    lattice : Lattice
+        Where the features lie.
+    channels : int
+        C.
+    """
+
+    lattice: Lattice
+    channels: int
+
+    def __init__(self, axes: str) -> None:
+        super().__init__()
+        self._inwards = (0, 1, *(2 + "zxy".index(axis) for axis in axes))
+        self._outwards = (0, 1, *(2 + axes.index(axis) for axis in "zxy"))
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Features of an image; see the class."""
+        padded = functional.pad(image, self._least_padding(image))
+        turned = padded.permute(self._inwards).contiguous(memory_format=torch.channels_last_3d)
+        count = [-(-n // step) for n, step in zip(image.shape[2:], self.lattice.stride, strict=True)]
+        return self._features(turned).permute(self._outwards)[:, :, : count[0], : count[1], : count[2]]
+
+    def _least_padding(self, image: Tensor) -> list[int]:
+        """Zeros after the last voxel that make two features of any image, from the last axis to the first.
+
+        In bfloat16, oneDNN's convolutions read memory that is not theirs where an axis has the length 1.
+        """
+        lengths = zip(image.shape[2:], self.lattice.stride, strict=True)
+        return [n for length, step in reversed(list(lengths)) for n in (0, max(0, step + 1 - length))]
+
+    def _features(self, image: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def _in_patient_axes(self, sizes: Sizes3) -> Sizes3:
+        z, x, y = (sizes[axis - 2] for axis in self._outwards[2:])
+        return z, x, y
+
+
+class ResNetFeatures(FeatureNetwork):
+    """Layers 1 to 4 of MONAI's ResNet, with the stem in front.
+
+    Feature i is centred on voxel ``stride * i``: every strided step pads half its odd kernel on both sides.
+    """
+
+    def __init__(self, network: ResNet, spec: ResNetSpec, layer: str) -> None:
+        super().__init__(spec.axes)
+        wanted = _LAYERS[: _LAYERS.index(layer) + 1]
+        self.stem = nn.Sequential(network.conv1, network.bn1, network.act, network.maxpool)
+        self.layers = nn.Sequential(*(getattr(network, name) for name in wanted))
+        self.lattice = Lattice(self._in_patient_axes(spec.stride(layer)), (0.0, 0.0, 0.0))
+        expansion = 4 if spec.block == "bottleneck" else 1
+        self.channels = spec.planes[len(wanted) - 1] * expansion
+
+    def _features(self, image: Tensor) -> Tensor:
+        features: Tensor = self.layers(self.stem(image))
+        return features
+
+
+class SwinFeatures(FeatureNetwork):
+    """The stages of MONAI's Swin transformer (the encoder of SwinUNETR).
+
+    Patches do not overlap: feature 0 is centred on the middle of the first `stride` voxels.
+    """
+
+    def __init__(self, network: SwinTransformer, spec: SwinSpec, layer: str) -> None:
+        super().__init__(spec.axes)
+        self.network = network
+        self.depth = _LAYERS.index(layer) + 1
+        self.input_channels = spec.input_channels
+        stride = self._in_patient_axes(spec.stride(layer))
+        z, x, y = ((step - 1) / 2 for step in stride)
+        self.lattice = Lattice(stride, (z, x, y))
+        self.channels = spec.embed_dim * 2**self.depth
+
+    def _features(self, image: Tensor) -> Tensor:
+        repeated = image.expand(-1, self.input_channels, -1, -1, -1)
+        features: Tensor = self.network(repeated, normalize=True)[self.depth]
+        return features
+
+
+def load_network(bundle: Bundle) -> FeatureNetwork:
+    """Build a bundle's network in float32 on the CPU, load its weights whole, and fold it for inference.
+
+    Batch normalisation is folded into the convolutions, and a first layer that expects several equal channels gets
+    one channel, their sum: the same function, up to rounding.
+
+    Raises
+    ------
+    ConfigError
+        Weights are missing, are not those that the bundle names, or do not fit the network.
+    """
+    spec = bundle.network
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(bundle.weights.seed)
+        network = _build_resnet(spec) if isinstance(spec, ResNetSpec) else _build_swin(spec)
+    if bundle.weights.source != "random":
+        load_whole(network, bundle)
+    network.eval().requires_grad_(False)
+    features: FeatureNetwork
+    if isinstance(spec, ResNetSpec):
+        _fold(network)
+        _sum_input_channels(network)
+        features = ResNetFeatures(network, spec, bundle.pooling.layer)
+    else:
+        features = SwinFeatures(network, spec, bundle.pooling.layer)
+    return features.eval()
+
+
+def _build_resnet(spec: ResNetSpec) -> ResNet:
+    network = ResNet(
+        {"basic": ResNetBlock, "bottleneck": ResNetBottleneck}[spec.block],
+        list(spec.layers),
+        list(spec.planes),
+        spatial_dims=3,
+        n_input_channels=spec.input_channels,
+        conv1_t_size=spec.conv1_size,
+        conv1_t_stride=spec.conv1_stride,
+        shortcut_type=spec.shortcut,
+        feed_forward=False,
+        bias_downsample=spec.bias_downsample,
+    )
+    for name, dilation in zip(_LAYERS, spec.dilation, strict=True):
+        if dilation > 1:
+            _dilate(getattr(network, name), dilation)
+    return network
+
+
+def _dilate(layer: nn.Module, dilation: int) -> None:
+    """Trade a layer's stride for dilation: as far a view at the same weights, features left dense."""
+    for module in layer.modules():
+        if isinstance(module, nn.Conv3d):
+            module.stride = (1, 1, 1)
+            if module.kernel_size == (3, 3, 3):
+                module.dilation = module.padding = (dilation,) * 3
+            continue
+        shortcut: object = getattr(module, "downsample", None)
+        if isinstance(shortcut, partial):
+            setattr(module, "downsample", partial(shortcut, stride=1))  # noqa: B010  # no tensor, no module
+
+
+def _build_swin(spec: SwinSpec) -> SwinTransformer:
+    if importlib.util.find_spec("einops") is None:
+        raise ConfigError(["a swin network needs the package einops: pip install einops"])
+    return SwinTransformer(
+        in_chans=spec.input_channels,
+        embed_dim=spec.embed_dim,
+        window_size=(spec.window_size,) * 3,
+        patch_size=(2, 2, 2),
+        depths=spec.depths,
+        num_heads=spec.heads,
+        spatial_dims=3,
+        use_v2=spec.use_v2,
+    )
+
+
+def _fold(module: nn.Module) -> None:
+    """Fold each batch normalisation into the convolution that MONAI's ResNet puts right before it."""
+    pairs = (("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3"))
+    for child in module.children():
+        _fold(child)
+    for convolution, normalisation in pairs:
+        conv, norm = getattr(module, convolution, None), getattr(module, normalisation, None)
+        if isinstance(conv, nn.Conv3d) and isinstance(norm, nn.BatchNorm3d):
+            setattr(module, convolution, fuse_conv_bn_eval(conv, norm))
+            setattr(module, normalisation, nn.Identity())
+    if isinstance(module, nn.Sequential) and len(module) == 2:
+        conv, norm = module[0], module[1]
+        if isinstance(conv, nn.Conv3d) and isinstance(norm, nn.BatchNorm3d):
+            module[0], module[1] = fuse_conv_bn_eval(conv, norm), nn.Identity()
+
+
+def _sum_input_channels(network: ResNet) -> None:
+    """Let the first layer take one channel: equal channels meet the sum of their weights."""
+    conv = network.conv1
+    if conv.in_channels > 1:
+        conv.weight = nn.Parameter(conv.weight.sum(dim=1, keepdim=True), requires_grad=False)
+        conv.in_channels = 1

@@ -1,0 +1,156 @@
+"""From a volume in any orientation to the grid that an encoder sees: axes along the patient's, fixed spacing."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional
+
+from indexer.errors import Parked
+from indexer.volume import Volume
+
+_RAS = np.array([-1.0, -1.0, 1.0])
+"""Along LPS, x of the grid grows to the right, y to the anterior, z to the superior."""
+
+AIR_HU = -1024.0
+MAX_GRID_VOXELS = 2**27
+"""512 MiB of float32: a body of 2 m with arms at 3 x 1.5 x 1.5 mm needs 74 million."""
+
+
+@dataclass(frozen=True, eq=False)
+class PatientGrid:
+    """A volume on the encoder's grid.
+
+    Attributes
+    ----------
+    voxels : (Z, X, Y) float32
+        HU for CT, arbitrary for MR; x grows to the right, y to the anterior, z to the superior (RAS).
+    inside : (Z, X, Y) bool
+        Where the volume was imaged: outside it, `voxels` is filled in.
+    origin_lps_mm : (3,) float64
+        Centre of voxel (0, 0, 0), as x, y, z.
+    spacing_mm : (3,) float64
+        Along z, x, y.
+    """
+
+    voxels: NDArray[np.float32]
+    inside: NDArray[np.bool_]
+    origin_lps_mm: NDArray[np.float64]
+    spacing_mm: NDArray[np.float64]
+    modality: str
+
+
+def resample(volume: Volume, spacing_mm: tuple[float, float, float]) -> PatientGrid:
+    """Resample a volume linearly to a grid along the patient's axes that encloses it.
+
+    Detail finer than the grid is averaged away first, so that it does not alias. Parts of the grid that were not
+    imaged hold air (CT) or the volume's least value (MR).
+
+    Parameters
+    ----------
+    volume : Volume
+        In any orientation.
+    spacing_mm : tuple of float
+        Along z, x, y.
+
+    Raises
+    ------
+    Parked
+        A voxel is not a number, all voxels are equal, or the grid would have more than `MAX_GRID_VOXELS`.
+    """
+    least, greatest = float(volume.voxels.min()), float(volume.voxels.max())
+    if not (np.isfinite(least) and np.isfinite(greatest)):
+        raise Parked("voxels that are not finite numbers: the pixel data or their rescaling are damaged")
+    if least == greatest:
+        raise Parked(f"the volume is empty: each of its voxels is {least:g}")
+    step_xyz = np.array([spacing_mm[1], spacing_mm[2], spacing_mm[0]])
+    size, origin = _enclosing(volume, step_xyz)
+    sampler = _sampler(size, origin, step_xyz)
+    sampler.SetInterpolator(sitk.sitkLinear)
+    sampler.SetUseNearestNeighborExtrapolator(True)
+    voxels = sitk.GetArrayFromImage(sampler.Execute(_smoothed(volume, step_xyz)))
+    sampler.SetInterpolator(sitk.sitkNearestNeighbor)
+    sampler.SetUseNearestNeighborExtrapolator(False)
+    inside = sitk.GetArrayFromImage(sampler.Execute(_covered(volume))) > 0
+    if not inside.all():
+        voxels[~inside] = AIR_HU if volume.modality == "CT" else least
+    return PatientGrid(
+        voxels=voxels,
+        inside=inside,
+        origin_lps_mm=origin,
+        spacing_mm=np.asarray(spacing_mm, dtype=np.float64),
+        modality=volume.modality,
+    )
+
+
+def _enclosing(volume: Volume, step_xyz: NDArray[np.float64]) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+    """Number of voxels along x, y, z, and the first one's centre, of a grid centred on the volume."""
+    lower, upper = _bounds_lps_mm(volume)
+    size = np.maximum(np.ceil((upper - lower) / step_xyz - 1e-3), 1.0)
+    if size.prod() > MAX_GRID_VOXELS:
+        extent = " x ".join(f"{mm:.0f}" for mm in upper - lower)
+        raise Parked(f"the volume is too large: {extent} mm would need more than {MAX_GRID_VOXELS} voxels")
+    first = np.where(_RAS > 0, lower, upper) + _RAS * (upper - lower - size * step_xyz) / 2
+    return size.astype(np.intp), first + _RAS * step_xyz / 2
+
+
+def _sampler(
+    size: NDArray[np.intp], origin: NDArray[np.float64], step_xyz: NDArray[np.float64]
+) -> sitk.ResampleImageFilter:
+    """Make a filter whose result, as an array, has the axes Z, X, Y: SimpleITK names them from last to first."""
+    order = [1, 0, 2]
+    sampler = sitk.ResampleImageFilter()
+    sampler.SetSize([int(n) for n in size[order]])
+    sampler.SetOutputSpacing([float(s) for s in step_xyz[order]])
+    sampler.SetOutputOrigin([float(o) for o in origin])
+    sampler.SetOutputDirection([float(d) for d in np.diag(_RAS)[:, order].ravel()])
+    return sampler
+
+
+def _smoothed(volume: Volume, step_xyz: NDArray[np.float64]) -> sitk.Image:
+    """The volume as a SimpleITK image, its voxels averaged in bins along every axis where the grid is coarser."""
+    spacing, direction = volume.spacing_mm, volume.affine_lps_mm[:3, :3] / volume.spacing_mm
+    along = np.sqrt((direction**2).T @ step_xyz**2)  # the grid's step along slices, rows, columns of the volume
+    bins = np.floor(along / spacing + 0.25).astype(int)
+    bins = np.clip(bins, 1, volume.voxels.shape)
+    voxels, first = volume.voxels, volume.affine_lps_mm[:3, 3]
+    if (bins > 1).any():
+        image = torch.from_numpy(voxels)
+        image = image[:, None] if bins[0] == 1 else image[None]  # slices as a batch run in parallel
+        pooled = functional.avg_pool3d(image, tuple(bins.tolist()), ceil_mode=True)
+        voxels = pooled.flatten(0, 1).numpy()
+        first = first + volume.affine_lps_mm[:3, :3] @ ((bins - 1) / 2)
+    return _image(voxels, spacing * bins, direction, first)
+
+
+def _covered(volume: Volume) -> sitk.Image:
+    """Where the volume was imaged: one voxel of its size, outer edges included."""
+    shape = np.array(volume.voxels.shape)
+    steps = volume.affine_lps_mm[:3, :3]
+    centre = volume.affine_lps_mm[:3, 3] + steps @ ((shape - 1) / 2)
+    whole = np.ones((1, 1, 1), np.uint8)
+    return _image(whole, volume.spacing_mm * shape, steps / volume.spacing_mm, centre)
+
+
+def _image(
+    voxels: NDArray[np.float32] | NDArray[np.uint8],
+    spacing_mm: NDArray[np.float64],
+    direction: NDArray[np.float64],
+    first_lps_mm: NDArray[np.float64],
+) -> sitk.Image:
+    """Voxels (slice, row, column) with spacing and columns of direction in that order; SimpleITK reverses them."""
+    image = sitk.GetImageFromArray(voxels)
+    image.SetSpacing([float(s) for s in spacing_mm[::-1]])
+    image.SetOrigin([float(o) for o in first_lps_mm])
+    image.SetDirection([float(d) for d in direction[:, ::-1].ravel()])
+    return image
+
+
+def _bounds_lps_mm(volume: Volume) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Box around all voxels, outer edges, as lower and upper x, y, z."""
+    shape = np.array(volume.voxels.shape)
+    corners = np.array(np.meshgrid(*((-0.5, n - 0.5) for n in shape), indexing="ij")).reshape(3, -1)
+    points = volume.affine_lps_mm[:3, :3] @ corners + volume.affine_lps_mm[:3, 3:]
+    return points.min(axis=1), points.max(axis=1)
