@@ -1,0 +1,1 @@
+"""The DICOM face of the node: storage, query and the SIMILAR view."""

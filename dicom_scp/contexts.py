@@ -1,0 +1,116 @@
+"""Which presentation contexts the node accepts (PS3.8 section 7.1.1.13)."""
+
+from collections.abc import Iterable
+
+from pydicom._uid_dict import UID_dictionary
+from pydicom.uid import (
+    HTJ2K,
+    JPEG2000,
+    UID,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    HTJ2KLossless,
+    HTJ2KLosslessRPCL,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLossless,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    JPEGLSNearLossless,
+    RLELossless,
+)
+from pynetdicom import AllStoragePresentationContexts, build_context, register_uid
+from pynetdicom.presentation import PresentationContext
+from pynetdicom.service_class import StorageServiceClass
+from pynetdicom.sop_class import (
+    PatientRootQueryRetrieveInformationModelFind,
+    PatientRootQueryRetrieveInformationModelGet,
+    PatientRootQueryRetrieveInformationModelMove,
+    StorageCommitmentPushModel,
+    StudyRootQueryRetrieveInformationModelFind,
+    StudyRootQueryRetrieveInformationModelGet,
+    StudyRootQueryRetrieveInformationModelMove,
+    Verification,
+    uid_to_service_class,
+)
+
+QUERY_TRANSFER_SYNTAXES = (ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian)
+
+STORAGE_TRANSFER_SYNTAXES = (
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLossless,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    JPEGLSNearLossless,
+    JPEG2000Lossless,
+    JPEG2000,
+    HTJ2KLossless,
+    HTJ2KLosslessRPCL,
+    HTJ2K,
+    RLELossless,
+)
+"""Those whose pixel data the node can decode. Not Deflated: a few bytes of it can inflate to any size."""
+
+
+def storage_sop_classes(private: Iterable[str] = ()) -> list[UID]:
+    """Every SOP class of the Storage Service Class that can be received (PS3.4 B.5), retired ones included.
+
+    Not those of non-patient objects (PS3.4 annex GG), which belong to no study.
+
+    Parameters
+    ----------
+    private : iterable of str
+        UIDs of private storage SOP classes to accept as well.
+    """
+    known = {UID(context.abstract_syntax) for context in AllStoragePresentationContexts}
+    others = {
+        UID(uid)
+        for uid, (name, kind, *_) in UID_dictionary.items()
+        if kind == "SOP Class" and "Storage" in name.split(" - ")[0] and _unserved(uid)
+    }
+    return sorted(known | others | {UID(uid) for uid in private})
+
+
+def _unserved(uid: str) -> bool:
+    """Whether the network library knows no service for the SOP class, and its UID lies below that of storage."""
+    return uid.startswith("1.2.840.10008.5.1.4.1.1.") and uid_to_service_class(uid).__name__ == "ServiceClass"
+
+
+def supported_contexts(private_storage_sop_classes: Iterable[str] = ()) -> list[PresentationContext]:
+    """The contexts an acceptor offers: Verification, Storage, and Study and Patient Root C-FIND, C-MOVE and C-GET.
+
+    In storage contexts a peer may be the SCP as well: C-GET sends to it in these (PS3.4 C.5.3, PS3.7 D.3.3.4).
+    Storage SOP classes that the network library does not know are registered with it as such.
+    """
+    contexts = [
+        build_context(uid, list(QUERY_TRANSFER_SYNTAXES))
+        for uid in (
+            Verification,
+            PatientRootQueryRetrieveInformationModelFind,
+            StudyRootQueryRetrieveInformationModelFind,
+            PatientRootQueryRetrieveInformationModelMove,
+            StudyRootQueryRetrieveInformationModelMove,
+            PatientRootQueryRetrieveInformationModelGet,
+            StudyRootQueryRetrieveInformationModelGet,
+        )
+    ]
+    for uid in storage_sop_classes(private_storage_sop_classes):
+        if uid_to_service_class(uid) is not StorageServiceClass:
+            register_uid(uid, "Storage_" + uid.replace(".", "_"), StorageServiceClass)
+        storage = build_context(uid, list(STORAGE_TRANSFER_SYNTAXES))
+        storage.scu_role = storage.scp_role = True
+        contexts.append(storage)
+    return contexts
+
+
+def commitment_context() -> PresentationContext:
+    """Storage Commitment Push Model, in which a peer that proposes roles can only be the SCU (PS3.7 D.3.3.4)."""
+    context = build_context(StorageCommitmentPushModel, list(QUERY_TRANSFER_SYNTAXES))
+    context.scu_role, context.scp_role = True, False
+    return context

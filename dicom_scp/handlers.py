@@ -1,0 +1,254 @@
+"""What the node does for each DIMSE request (PS3.7 section 9.1)."""
+
+import logging
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from pydicom import Dataset
+from pynetdicom.sop_class import PatientRootQueryRetrieveInformationModelFind
+
+from config.model import Settings
+from dicom_scp import statuses
+from dicom_scp.calling import is_lost
+from dicom_scp.errors import Mismatched
+from dicom_scp.fetch import Fetcher
+from dicom_scp.find import find, has_unsupported_keys
+from dicom_scp.identifier import Identifier, Root, read_identifier
+from dicom_scp.patience import Patience, WaitingFinder, seed_series
+from dicom_scp.reception import Affected, Receiver, Reception, Verdict
+from dicom_scp.rejection import Rejections
+from dicom_scp.seeds import Question, UnknownSeed, demand_known, read_question
+from dicom_scp.senders import Caller, Senders
+from dicom_scp.similar import similar
+from dicom_scp.statuses import Status, answer
+from indexer.answer import Finder
+from indexer.catalog import Catalog
+from indexer.catalog.lookup import Level
+from indexer.errors import Forgotten, Refused, Transient
+
+logger = logging.getLogger(__name__)
+
+Event = Any
+"""`pynetdicom.events.Event`, which has no types."""
+Response = tuple[Dataset, Dataset | None]
+
+_MAX_WAITING_PDUS = 64
+_OF_VERDICT: dict[Verdict, tuple[Status, str]] = {
+    Verdict.STORED: (statuses.SUCCESS, ""),
+    Verdict.KNOWN: (statuses.SUCCESS, ""),
+    Verdict.REPLACED: (statuses.SUCCESS, ""),
+    Verdict.KEPT_FIRST: (statuses.DUPLICATE_SOP_INSTANCE, "other content is stored under this SOP Instance UID"),
+    Verdict.QUARANTINED: (statuses.STORE_MISMATCH_WARNING, ""),
+}
+
+
+class Handlers:
+    """Handlers of one node, shared by all associations.
+
+    Parameters
+    ----------
+    settings : Settings
+    receiver : Receiver
+        Where instances go.
+    rejections : Rejections
+        Who acts on rejection notes.
+    finder : Finder
+        Who answers questions for similar studies.
+    fetcher : Fetcher, optional
+        Who gets seeds that are not here.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        catalog: Catalog,
+        receiver: Receiver,
+        rejections: Rejections,
+        finder: Finder,
+        senders: Senders,
+        fetcher: Fetcher | None = None,
+    ) -> None:
+        self._settings = settings.dicom
+        self._wait_s = settings.fetch.deadline_s
+        self._retrieve_aet = settings.storage.retrieve_aet or settings.dicom.aet
+        self._fetcher = fetcher
+        self._catalog = catalog
+        self._lookup = catalog.lookup
+        self._receiver = receiver
+        self._rejections = rejections
+        self._finder = finder
+        self._senders = senders
+
+    def requested(self, event: Event) -> None:
+        """A-ASSOCIATE-RQ: the node answers to two called AE titles, and the association knows to which it was."""
+        called = str(event.assoc.requestor.primitive.called_ae_title).strip()
+        if called in (self._settings.aet, self._settings.similar_aet):
+            event.assoc.acceptor.ae_title = called
+
+    def closed(self, event: Event) -> None:
+        """The association's connection ended."""
+        self._senders.closed(id(event.assoc))
+
+    def echo(self, _event: Event) -> int:
+        """C-ECHO."""
+        return statuses.SUCCESS.code
+
+    def store(self, event: Event) -> Dataset:
+        """C-STORE: success is answered once the instance is durable and in the catalog (PS3.4 B.2.3)."""
+        try:
+            reception = self._receive(event)
+            self._act_on_rejection(event, reception)
+        except Forgotten as error:
+            return _refusal(statuses.STORE_NOT_AUTHORIZED, str(error))
+        except Mismatched as error:
+            return _refusal(statuses.STORE_MISMATCH, str(error))
+        except Refused as error:
+            return _refusal(statuses.STORE_CANNOT_UNDERSTAND, str(error))
+        except Transient as error:
+            return _refusal(statuses.STORE_OUT_OF_RESOURCES, str(error))
+        except Exception as error:  # one bad instance must not end the association
+            logger.error("C-STORE failed unexpectedly: %s", type(error).__name__)
+            return _refusal(statuses.PROCESSING_FAILURE, "unexpected failure, see the log of the node")
+        self._note(event, reception)
+        status, comment = _OF_VERDICT[reception.verdict]
+        return answer(status, comment or reception.reason)
+
+    def _receive(self, event: Event) -> Reception:
+        encoded = event.request.DataSet
+        limit = self._settings.max_object_mib << 20
+        if encoded is None:
+            raise Refused("expected a data set, got none")
+        if encoded.getbuffer().nbytes > limit:
+            raise Transient(f"data set of more than {self._settings.max_object_mib} MiB")
+        return self._receiver.receive(
+            encoded.getvalue(),
+            str(event.context.transfer_syntax),
+            source_ae_title=str(event.assoc.requestor.ae_title),
+            affected=Affected(str(event.request.AffectedSOPClassUID), str(event.request.AffectedSOPInstanceUID)),
+        )
+
+    def _act_on_rejection(self, event: Event, reception: Reception) -> None:
+        """Forget what a stored rejection note rejects, before success is answered: else it is sent again."""
+        if reception.verdict in (Verdict.STORED, Verdict.KNOWN, Verdict.REPLACED):
+            self._rejections.act(
+                str(event.request.AffectedSOPClassUID),
+                event.request.DataSet.getvalue(),
+                str(event.context.transfer_syntax),
+                _caller(event).ae_title,
+            )
+
+    def _note(self, event: Event, reception: Reception) -> None:
+        if reception.verdict in (Verdict.QUARANTINED, Verdict.KEPT_FIRST):
+            logger.warning("instance %s: %s", reception.sop_instance_uid, reception.verdict.value)
+        if reception.series_instance_uid is not None:
+            self._senders.sent(id(event.assoc), reception.series_instance_uid)
+        if reception.study_instance_uid is not None and self._fetcher is not None:
+            self._fetcher.sent(reception.study_instance_uid)
+        if reception.study_instance_uid is not None and self._is_similarity_view(event):
+            self._senders.offered_as_seed(_caller(event), reception.study_instance_uid)
+
+    def find(self, event: Event) -> Iterator[Response]:
+        """C-FIND: one pending response a match, a failure, or the end after C-CANCEL (PS3.4 C.4.1.3)."""
+        cancel = _Cancel(event)
+        try:
+            identifier = self._identifier(event)
+            pending = self._pending(event, identifier)
+            for found in self._matches(event, identifier, cancel):
+                if cancel.came():
+                    break
+                yield answer(pending), found
+                _wait_for_peer(event)
+            if cancel.came():
+                yield answer(statuses.FIND_CANCEL), None
+        except Mismatched as error:
+            yield _refusal(statuses.FIND_MISMATCH, str(error)), None
+        except Refused as error:
+            if cancel.came():  # while it waited for the seed
+                yield answer(statuses.FIND_CANCEL), None
+            else:
+                yield _refusal(statuses.FIND_UNABLE, str(error)), None
+        except Transient as error:
+            yield _refusal(statuses.FIND_OUT_OF_RESOURCES, str(error)), None
+        except Exception as error:  # one bad query must not end the association
+            logger.error("C-FIND failed unexpectedly: %s", type(error).__name__)
+            yield _refusal(statuses.FIND_UNABLE, "unexpected failure, see the log of the node"), None
+
+    def _identifier(self, event: Event) -> Identifier:
+        is_patient_root = event.request.AffectedSOPClassUID == PatientRootQueryRetrieveInformationModelFind
+        encoded = event.request.Identifier
+        if encoded is None:
+            raise Refused("expected an identifier, got none")
+        root = Root.PATIENT if is_patient_root else Root.STUDY
+        return read_identifier(encoded.getvalue(), str(event.context.transfer_syntax), root)
+
+    def _pending(self, event: Event, identifier: Identifier) -> Status:
+        if self._is_similarity_view(event):
+            level = max(identifier.level, Level.SERIES)
+            warn = has_unsupported_keys(identifier, level)
+        else:
+            warn = has_unsupported_keys(identifier) or identifier.block is not None
+        return statuses.FIND_PENDING_WARNING if warn else statuses.FIND_PENDING
+
+    def _matches(self, event: Event, identifier: Identifier, cancel: "_Cancel") -> Iterator[Dataset]:
+        if not self._is_similarity_view(event):
+            return find(self._lookup, identifier, self._retrieve_aet)
+        patience = Patience(self._wait_s, lambda: cancel.came() or is_lost(event.assoc))
+        question = self._question(event, identifier, patience)
+        finder = WaitingFinder(self._finder, self._catalog, self._senders.being_sent, patience)
+        return similar(self._lookup, finder, identifier, question, self._retrieve_aet, cancel.came)
+
+    def _question(self, event: Event, identifier: Identifier, patience: Patience) -> Question:
+        """What is asked; a seed that is not here is fetched, if there is a PACS to ask."""
+        try:
+            return self._question_of_known(event, identifier)
+        except UnknownSeed as error:
+            if self._fetcher is None or error.wanted is None:
+                raise
+            self._fetcher.fetch(error.wanted, patience)
+        return self._question_of_known(event, identifier)
+
+    def _question_of_known(self, event: Event, identifier: Identifier) -> Question:
+        question = read_question(
+            identifier,
+            self._lookup,
+            seed_from_standard_keys=self._settings.seed_from_standard_keys,
+            last_sent=self._senders.last_study(_caller(event)),
+            max_results=self._settings.max_results,
+        )
+        if self._fetcher is not None:
+            demand_known(self._lookup, question.seed)
+            for study in {info.study_instance_uid for info in seed_series(self._lookup, question.seed)}:
+                self._fetcher.asked_about(study)
+        return question
+
+    def _is_similarity_view(self, event: Event) -> bool:
+        return str(event.assoc.acceptor.ae_title).strip() == self._settings.similar_aet
+
+
+class _Cancel:
+    """Whether C-CANCEL came for a request; the network library tells it only once."""
+
+    def __init__(self, event: Event) -> None:
+        self._event = event
+        self._came = False
+
+    def came(self) -> bool:
+        self._came = self._came or bool(self._event.is_cancelled)
+        return self._came
+
+
+def _caller(event: Event) -> Caller:
+    return Caller(str(event.assoc.requestor.ae_title).strip(), str(event.assoc.requestor.address))
+
+
+def _refusal(status: Status, reason: str) -> Dataset:
+    logger.warning("answered %04X: %s", status.code, reason)
+    return answer(status, reason)
+
+
+def _wait_for_peer(event: Event) -> None:
+    """Let responses wait in the handler rather than pile up in memory; that leaves C-CANCEL something to stop."""
+    waiting = event.assoc.dul.to_provider_queue
+    while waiting.qsize() > _MAX_WAITING_PDUS and event.assoc.dul.is_alive() and event.assoc.is_established:
+        time.sleep(0.001)

@@ -1,0 +1,90 @@
+"""Notifications (PS3.7 10.1.1) that the node sends on associations which a peer opened."""
+
+import queue
+import threading
+import time
+from typing import Any
+
+from pynetdicom.dimse import DIMSEServiceProvider
+from pynetdicom.dimse_primitives import N_EVENT_REPORT
+
+_POLL_S = 0.05
+_PAUSE_POLL_S = 0.001
+
+
+class _Sorter(queue.Queue[Any]):
+    """The messages that came in, without the responses to notifications, which nobody else waits for."""
+
+    def __init__(self, responses: queue.SimpleQueue[Any]) -> None:
+        super().__init__()
+        self._responses = responses
+
+    def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:  # noqa: ANN401
+        _, message = item
+        if isinstance(message, N_EVENT_REPORT) and message.MessageIDBeingRespondedTo is not None:
+            self._responses.put(message)
+        else:
+            super().put(item, block, timeout)
+
+
+class NotifyingDimse(DIMSEServiceProvider):  # type: ignore[misc]
+    """Lets any thread notify the peer of an association whose own thread serves requests.
+
+    Requests and notifications may cross (PS3.7 8.1), so that the responses to notifications never reach the
+    association's thread; the fragments of two messages may not, so that messages go out one after the other.
+    """
+
+    def __init__(self, association: Any) -> None:  # noqa: ANN401 - the library has no types
+        super().__init__(association)
+        self._sending = threading.Lock()
+        self._notifying = threading.Lock()
+        self._responses: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self.msg_queue = _Sorter(self._responses)
+
+    def send_msg(self, primitive: Any, context_id: int) -> None:  # noqa: ANN401 - the library has no types
+        """Send one message whole."""
+        with self._sending:
+            super().send_msg(primitive, context_id)
+
+    def notify(self, request: Any, context_id: int, timeout_s: float) -> int | None:  # noqa: ANN401 - as above
+        """Send an N-EVENT-REPORT request between two requests of the peer, and wait for it to respond.
+
+        Parameters
+        ----------
+        request : pynetdicom.dimse_primitives.N_EVENT_REPORT
+        context_id : int
+            Presentation context of the request's SOP class.
+
+        Returns
+        -------
+        int or None
+            Status (0000,0900) of the response; None if none came before the association ended or in time.
+        """
+        deadline = time.monotonic() + timeout_s
+        with self._notifying:
+            if not self._send_between_requests(request, context_id, deadline):
+                return None
+            while self.assoc.is_established and time.monotonic() < deadline:
+                try:
+                    response = self._responses.get(timeout=_POLL_S)
+                except queue.Empty:
+                    continue
+                if response.MessageIDBeingRespondedTo == request.MessageID:
+                    return int(response.Status)
+        return None
+
+    def _send_between_requests(self, request: Any, context_id: int, deadline: float) -> bool:  # noqa: ANN401
+        """Send while the association's thread is halted; False if it served a request all the time, or is gone."""
+        association = self.assoc
+        association._reactor_checkpoint.clear()
+        try:
+            while not association._is_paused:
+                if not association.is_established or time.monotonic() > deadline:
+                    return False
+                time.sleep(_PAUSE_POLL_S)
+            if not association.is_established:
+                return False
+            self.send_msg(request, context_id)
+            return True
+        finally:
+            association._reactor_checkpoint.set()

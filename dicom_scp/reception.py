@@ -1,0 +1,242 @@
+"""Taking instances in, from the network or from a file: on the disk, in the catalog, and only then acknowledged."""
+
+import re
+from contextlib import suppress
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from pydicom import Dataset
+from pydicom.tag import BaseTag, Tag
+
+from dicom_scp.equivalence import same_content
+from dicom_scp.errors import Mismatched
+from dicom_scp.parsing import parse, quiet
+from dicom_scp.part10 import file_header, split_file
+from dicom_scp.spool import Spool, content_digest
+from indexer.attributes import CATALOGUED_TAGS, InstanceHeader, header_of
+from indexer.catalog import Catalog
+from indexer.catalog.receipts import KnownInstance, OnConflict, Receipt
+from indexer.errors import Damaged, Refused, Transient
+from indexer.uids import SeriesInstanceUID, SOPInstanceUID, StudyInstanceUID
+
+_UID = re.compile(r"[0-9.]{1,64}")
+"""Leading zeros and other sins against PS3.5 9.1 are common in archives; other characters are not."""
+_SOP_CLASS_UID = Tag(0x0008, 0x0016)
+_SOP_INSTANCE_UID = Tag(0x0008, 0x0018)
+_IDENTITY = {_SOP_CLASS_UID: "SOP Class UID (0008,0016)", _SOP_INSTANCE_UID: "SOP Instance UID (0008,0018)"}
+_HIERARCHY = {
+    Tag(0x0020, 0x000D): "Study Instance UID (0020,000D)",
+    Tag(0x0020, 0x000E): "Series Instance UID (0020,000E)",
+}
+_TAGS = tuple(Tag(tag) for tag in CATALOGUED_TAGS)
+
+
+class Verdict(Enum):
+    """What became of an instance; a refused one raises instead."""
+
+    STORED = "stored"
+    KNOWN = "known"
+    """The same content was here already, perhaps in another encoding."""
+    KEPT_FIRST = "kept-first"
+    """Other content is held under its SOP Instance UID and stays; this was recorded and not taken."""
+    REPLACED = "replaced"
+    """It took the place of other content under its SOP Instance UID."""
+    QUARANTINED = "quarantined"
+    """Kept and listed, but it belongs to no series."""
+
+
+@dataclass(frozen=True)
+class Reception:
+    """The verdict on one instance and whose it is.
+
+    Attributes
+    ----------
+    series_instance_uid, study_instance_uid : optional
+        None in quarantine.
+    reason : str
+        Why, if the verdict needs one.
+    """
+
+    verdict: Verdict
+    sop_instance_uid: SOPInstanceUID
+    series_instance_uid: SeriesInstanceUID | None = None
+    study_instance_uid: StudyInstanceUID | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Affected:
+    """What a C-STORE request says of its data set: Affected SOP Class and Instance UID (PS3.7 9.1.1.1)."""
+
+    sop_class_uid: str
+    sop_instance_uid: str
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """An instance that was understood, and its bytes."""
+
+    dataset: bytes
+    transfer_syntax_uid: str
+    digest: str
+    file_header: bytes
+
+
+class Receiver:
+    """Stores instances in a spool and enters them in a catalog.
+
+    Parameters
+    ----------
+    on_conflict : {"keep-first", "replace"}
+        What to do with other content under a SOP Instance UID already stored.
+    """
+
+    def __init__(self, catalog: Catalog, spool: Spool, on_conflict: OnConflict) -> None:
+        self._catalog = catalog
+        self._spool = spool
+        self._on_conflict = on_conflict
+
+    def receive(
+        self,
+        dataset: bytes,
+        transfer_syntax_uid: str,
+        *,
+        source_ae_title: str = "",
+        affected: Affected | None = None,
+    ) -> Reception:
+        """Take in an encoded data set. When this returns, the verdict is durable.
+
+        Parameters
+        ----------
+        dataset : bytes
+            As it came; stored without a change.
+        affected : Affected, optional
+            What the request promised.
+
+        Raises
+        ------
+        Refused
+            It is no data set, or names no SOP class and instance.
+        dicom_scp.errors.Mismatched
+            It is not what the request promised.
+        Transient
+            It cannot be stored now; nothing of it was kept.
+        """
+        with quiet():
+            parsed = parse(dataset, transfer_syntax_uid, _TAGS)
+            identity = _identity(parsed)
+            fault = _fault(parsed, _HIERARCHY)
+            header = None if fault else header_of(parsed, transfer_syntax_uid)
+        if affected is not None and affected != identity:
+            raise Mismatched("the data set's SOP Class or Instance UID is not the command's")
+        candidate = _Candidate(
+            dataset,
+            transfer_syntax_uid,
+            content_digest(transfer_syntax_uid, dataset),
+            file_header(identity.sop_class_uid, identity.sop_instance_uid, transfer_syntax_uid, source_ae_title),
+        )
+        with self._spool.exclusively(identity.sop_instance_uid):
+            if header is None:
+                return self._quarantine(candidate, SOPInstanceUID(identity.sop_instance_uid), fault)
+            return self._enter(candidate, header)
+
+    def take_file(self, path: Path) -> Reception:
+        """Take in a DICOM file; its data set and transfer syntax stay as they are.
+
+        Raises
+        ------
+        Refused, Transient
+            As in `receive`; `Refused` too if the file cannot be read.
+        """
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise Refused(f"the file cannot be read: {error.strerror}") from error
+        transfer_syntax_uid, dataset = split_file(content)
+        return self.receive(dataset, transfer_syntax_uid)
+
+    def _quarantine(self, candidate: _Candidate, uid: SOPInstanceUID, reason: str) -> Reception:
+        file = self._spool.write(candidate.file_header, candidate.dataset, candidate.digest)
+        try:
+            self._catalog.receipts.quarantine(uid, file, reason)
+        except (Refused, Transient):
+            self._discard(file.path)
+            raise
+        return Reception(Verdict.QUARANTINED, uid, reason=reason)
+
+    def _enter(self, candidate: _Candidate, header: InstanceHeader) -> Reception:
+        known = self._catalog.receipts.known(header.sop_instance_uid)
+        if known is not None and (self._holds(candidate, known) or self._is_released(header)):
+            return _reception(Verdict.KNOWN, header)
+        file = self._spool.write(candidate.file_header, candidate.dataset, candidate.digest)
+        try:
+            receipt = self._catalog.receipts.enter(header, file, self._on_conflict)
+        except (Refused, Transient):
+            self._discard(file.path)
+            raise
+        if receipt is Receipt.KEPT_FIRST:
+            self._discard(file.path)
+        if receipt is Receipt.REPLACED and known is not None:
+            self._discard(known.path)
+        if receipt is Receipt.QUARANTINED:
+            reason = "the Series Instance UID belongs to another study"
+            return Reception(Verdict.QUARANTINED, header.sop_instance_uid, reason=reason)
+        return _reception(Verdict(receipt.value), header)
+
+    def _holds(self, candidate: _Candidate, known: KnownInstance) -> bool:
+        """Whether the catalog's file is there and says the same; a lost one is welcome again."""
+        if known.sha256 == candidate.digest:
+            return self._spool.holds(known.path)
+        try:
+            syntax, stored = self._spool.read(known.path)
+        except Damaged:
+            return False
+        return same_content(stored, syntax, candidate.dataset, candidate.transfer_syntax_uid)
+
+    def _is_released(self, header: InstanceHeader) -> bool:
+        """Whether it is known here and its file was given up: its archive has it, there is nothing to compare."""
+        return self._catalog.holdings.is_released(header.sop_instance_uid)
+
+    def _discard(self, relative: str) -> None:
+        """Remove a file unless the catalog names it, or cannot say."""
+        with suppress(Exception):
+            if not self._catalog.lookup.names_file(relative):
+                self._spool.remove(relative)
+
+
+def _reception(verdict: Verdict, header: InstanceHeader) -> Reception:
+    return Reception(verdict, header.sop_instance_uid, header.series_instance_uid, header.study_instance_uid)
+
+
+def _value(dataset: Dataset, tag: BaseTag) -> str:
+    value: Any = dataset[tag].value if tag in dataset else None
+    return "" if value is None else str(value)
+
+
+def _identity(dataset: Dataset) -> Affected:
+    """The SOP Class and Instance UID, without which nothing can be kept."""
+    fault = _fault(dataset, _IDENTITY)
+    if fault:
+        raise Refused(fault)
+    return Affected(_value(dataset, _SOP_CLASS_UID), _value(dataset, _SOP_INSTANCE_UID))
+
+
+def _fault(dataset: Dataset, wanted: dict[BaseTag, str]) -> str:
+    """What is wrong with some UIDs; empty if nothing is."""
+    missing, invalid = [], []
+    for tag, name in wanted.items():
+        try:
+            value = _value(dataset, tag)
+        except Exception:  # a hostile value raises anything at all
+            value = "?"
+        if not value:
+            missing.append(name)
+        elif not _UID.fullmatch(value):
+            invalid.append(name)
+    return "; ".join(
+        f"{' and '.join(names)} {'are' if len(names) > 1 else 'is'} {what}"
+        for names, what in ((missing, "missing"), (invalid, "not 1 to 64 digits and dots"))
+        if names
+    )

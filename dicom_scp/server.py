@@ -1,0 +1,181 @@
+"""The DICOM face of a node: one port, two called AE titles."""
+
+import logging
+import threading
+import time
+from typing import Any
+
+from pynetdicom import AE, _config, evt
+
+from config.model import Settings
+from dicom_scp.commitment import CommitmentHandlers, OpenAssociations
+from dicom_scp.committer import Committer
+from dicom_scp.contexts import commitment_context, storage_sop_classes, supported_contexts
+from dicom_scp.custody import Custody
+from dicom_scp.event_reports import EventReporter
+from dicom_scp.fetch import Fetcher
+from dicom_scp.forgetting import Forgetter
+from dicom_scp.handlers import Handlers
+from dicom_scp.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from dicom_scp.reception import Receiver
+from dicom_scp.rejection import Rejections
+from dicom_scp.retrieve import RetrieveService
+from dicom_scp.senders import Senders
+from dicom_scp.spool import Spool
+from dicom_scp.transport import NodeServer
+from indexer.answer import Finder
+from indexer.catalog import Catalog
+from indexer.errors import Transient
+from indexer.uids import SeriesInstanceUID
+
+logger = logging.getLogger(__name__)
+
+_POLL_S = 0.05
+_TIDY_S = 5.0
+_MAX_NEGOTIATION_S = 30.0
+
+
+class DicomServer:
+    """Receives instances and answers queries.
+
+    Parameters
+    ----------
+    settings : Settings
+    catalog : Catalog
+        Opened and closed by the caller.
+    spool : Spool
+    finder : Finder
+        Answers questions for similar studies.
+    """
+
+    def __init__(self, settings: Settings, catalog: Catalog, spool: Spool, finder: Finder) -> None:
+        self._settings = settings.dicom
+        self._senders = Senders(settings.dicom.seed_by_sending_minutes * 60)
+        receiver = Receiver(catalog, spool, settings.storage.on_conflict)
+        fetcher = self._fetcher = Fetcher(settings, catalog, receiver) if settings.fetch.source_aet else None
+        forgetter = Forgetter(settings.forgetting, catalog, spool)
+        rejections = Rejections(settings.forgetting, catalog.lookup, forgetter)
+        self._handlers = Handlers(settings, catalog, receiver, rejections, finder, self._senders, fetcher)
+        self._commits = settings.storage.keep == "all"
+        associations = OpenAssociations()
+        self._committer = Committer(
+            settings.commitment,
+            catalog.commitments,
+            spool,
+            EventReporter(settings.dicom, settings.peers, associations),
+            storage_sop_classes(settings.dicom.private_storage_sop_classes),
+        )
+        self._commitment = CommitmentHandlers(catalog.commitments, associations, self._committer.recorded)
+        self._retrieval = RetrieveService(settings, catalog, spool)
+        self._custody = Custody(settings, catalog, spool)
+        self._tidy_at = 0.0
+        self._server: NodeServer | None = None
+        self._thread: threading.Thread | None = None
+
+    @property
+    def bound_port(self) -> int:
+        """The port that is listened on, also where the system chose it; 0 before the start."""
+        return int(self._server.server_address[1]) if self._server is not None else 0
+
+    def being_sent(self) -> set[SeriesInstanceUID]:
+        """Series to which open associations are sending; they do not settle."""
+        return self._senders.being_sent()
+
+    def tidy_if_due(self) -> None:
+        """Now and then, give up files that may go, and forget studies that were fetched for a question.
+
+        Raises
+        ------
+        Transient
+            The catalog cannot be reached.
+        """
+        if time.monotonic() < self._tidy_at:
+            return
+        self._tidy_at = time.monotonic() + _TIDY_S
+        for study in self._custody.tidy():
+            if self._fetcher is not None:
+                self._fetcher.forgotten(study)
+
+    def start(self) -> None:
+        """Listen; associations are served in threads of their own.
+
+        The network library's logging of identifiers, which hold patient data, is switched off.
+
+        Raises
+        ------
+        Transient
+            The port cannot be had.
+        """
+        _config.LOG_REQUEST_IDENTIFIERS = False
+        _config.LOG_RESPONSE_IDENTIFIERS = False
+        dicom = self._settings
+        try:
+            self._server = self._application_entity().make_server(
+                (dicom.host, dicom.port),
+                evt_handlers=self._events(),
+                server_class=NodeServer,
+                max_object_bytes=dicom.max_object_mib << 20,
+                max_pdu_bytes=dicom.max_pdu_bytes,
+                max_connections=2 * dicom.max_associations,
+                timeout_s=dicom.network_timeout_s,
+            )
+        except OSError as error:
+            raise Transient(f"cannot listen on {dicom.host}:{dicom.port}: {error.strerror}") from error
+        self._server.ae._servers.append(self._server)  # where the library's shutdown expects it
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(_POLL_S,), name="dicom-listener", daemon=True
+        )
+        self._thread.start()
+        self._committer.start()
+        logger.info("DICOM on %s:%d as %s and %s", dicom.host, self.bound_port, dicom.aet, dicom.similar_aet)
+
+    def stop(self, deadline_s: float = 10.0) -> None:
+        """Listen no more, let open associations end for `deadline_s` seconds, then abort those left."""
+        if self._server is None or self._thread is None:
+            return
+        server, self._server = self._server, None
+        server.shutdown()
+        self._thread.join()
+        deadline = time.monotonic() + deadline_s
+        while server.active_associations and time.monotonic() < deadline:
+            time.sleep(_POLL_S)
+        left = server.active_associations
+        for association in left:
+            association.abort()
+        for association in left:
+            association.join(timeout=_MAX_NEGOTIATION_S)
+        self._committer.stop(deadline_s)
+        logger.info("DICOM stopped, %d associations aborted", len(left))
+
+    def _application_entity(self) -> Any:  # noqa: ANN401 - the library has no types
+        dicom = self._settings
+        entity = AE(ae_title=dicom.aet)
+        contexts = supported_contexts(dicom.private_storage_sop_classes)
+        for one in [*contexts, commitment_context()] if self._commits else contexts:  # a list would lose the roles
+            entity.add_supported_context(one.abstract_syntax, one.transfer_syntax, one.scu_role, one.scp_role)
+        entity.require_called_aet = True
+        entity.maximum_associations = dicom.max_associations
+        entity.maximum_pdu_size = dicom.max_pdu_bytes
+        entity.network_timeout = dicom.network_timeout_s
+        entity.dimse_timeout = dicom.network_timeout_s
+        entity.acse_timeout = min(dicom.network_timeout_s, _MAX_NEGOTIATION_S)
+        entity.implementation_class_uid = IMPLEMENTATION_CLASS_UID
+        entity.implementation_version_name = IMPLEMENTATION_VERSION_NAME
+        return entity
+
+    def _events(self) -> list[tuple[Any, Any]]:
+        handlers = self._handlers
+        return [
+            (evt.EVT_REQUESTED, handlers.requested),
+            (evt.EVT_CONN_CLOSE, handlers.closed),
+            (evt.EVT_RELEASED, handlers.closed),
+            (evt.EVT_ABORTED, handlers.closed),
+            (evt.EVT_C_ECHO, handlers.echo),
+            (evt.EVT_C_STORE, handlers.store),
+            (evt.EVT_C_FIND, handlers.find),
+            (evt.EVT_REQUESTED, self._retrieval.requested),
+            (evt.EVT_N_ACTION, self._commitment.action),
+            (evt.EVT_CONN_CLOSE, self._commitment.closed),
+            (evt.EVT_RELEASED, self._commitment.closed),
+            (evt.EVT_ABORTED, self._commitment.closed),
+        ]
