@@ -1,0 +1,1 @@
+"""The running node: command line, service, worker and web face."""

@@ -1,0 +1,46 @@
+"""The command line: for the administrator who runs the node, and whoever tries it out."""
+
+import io
+import os
+import sys
+
+from config.errors import ConfigError, PacsimileError
+
+__all__ = ["main"]
+
+_INTERRUPTED = 130  # 128 and the number of SIGINT, as shells say it
+
+
+def main() -> None:
+    """Run `pacsimile`: exit status 0 done, 1 failed, 2 the call or the settings are not usable, 130 interrupted."""
+    try:
+        _run()
+    except KeyboardInterrupt:
+        sys.exit(_INTERRUPTED)
+
+
+def _run() -> None:
+    # Imported only now, so that an interrupt while the libraries load is answered as well.
+    from node.cli.app import app
+    from node.cli.output import print_problem
+
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        app()
+    except ConfigError as error:
+        for problem in error.problems:
+            print_problem(problem)
+        sys.exit(2)
+    except PacsimileError as error:
+        print_problem(str(error))
+        sys.exit(1)
+    except OSError as error:
+        print_problem(f"{error.filename or 'the system'}: {error.strerror or type(error).__name__}")
+        sys.exit(1)
+    except Exception as error:
+        if os.environ.get("PACSIMILE_LOG_LEVEL") == "DEBUG":
+            raise
+        print_problem(f"unexpected {type(error).__name__}; with PACSIMILE_LOG_LEVEL=DEBUG it says where")
+        sys.exit(1)

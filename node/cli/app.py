@@ -1,0 +1,292 @@
+"""The commands and their help. What does the work is imported when a command runs: torch takes seconds to load."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from node.cli.options import AsJson, BundleName, ConfigFile, DataDir, settings_from
+from node.cli.output import console, print_json
+
+app = typer.Typer(
+    name="pacsimile",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="A PACS node that finds studies like this one. Not for diagnosis.",
+)
+config_app = typer.Typer(no_args_is_help=True, help="Look at the settings.")
+app.add_typer(config_app, name="config")
+_SECRET_SETTINGS: Any = {"catalog": {"url"}, "vectors": {"milvus_uri"}, "rules": {"__all__": {"url"}}}
+"""Addresses that may hold a password."""
+
+
+@app.command()
+def serve(
+    data_dir: DataDir = None,
+    dicom_port: Annotated[int | None, typer.Option(help="DICOM port.", show_default=False)] = None,
+    http_port: Annotated[int | None, typer.Option(help="HTTP port.", show_default=False)] = None,
+    bundle: BundleName = None,
+    config: ConfigFile = None,
+) -> None:
+    """Receive studies, index them, and answer queries until Ctrl-C or SIGTERM.
+
+    Send with any DICOM sender to AE title PACSIMILE; ask by C-FIND at AE title SIMILAR. Every option is also a
+    setting ([cyan]pacsimile config defaults[/cyan]) and an environment variable (PACSIMILE_DICOM_PORT).
+    """
+    from node.cli.serve import run
+
+    run(settings_from(config, data_dir=data_dir, dicom__port=dicom_port, http__port=http_port, bundle=bundle))
+
+
+@app.command()
+def ingest(
+    folders: Annotated[list[Path], typer.Argument(help="Folders or files; folders are searched below.")],
+    data_dir: DataDir = None,
+    bundle: BundleName = None,
+    config: ConfigFile = None,
+    index: Annotated[bool, typer.Option(help="Index what was taken in, unless a node that runs will.")] = True,
+    json: AsJson = False,
+) -> None:
+    """Take DICOM files in from disk, as if they had been sent, and index them."""
+    from node.cli.indexing import ingest as run
+
+    run(settings_from(config, data_dir=data_dir, bundle=bundle), folders, index=index, as_json=json)
+
+
+@app.command()
+def similar(
+    uid: Annotated[str, typer.Argument(help="Study, Series or SOP Instance UID that the node holds.")],
+    limit: Annotated[int, typer.Option(min=1, help="At most so many studies.")] = 10,
+    data_dir: DataDir = None,
+    config: ConfigFile = None,
+    json: AsJson = False,
+) -> None:
+    """Print the studies that look like one: analogues best first, then the patient's own."""
+    from node.cli.ask import similar as run
+
+    run(settings_from(config, data_dir=data_dir), uid, limit, as_json=json)
+
+
+@app.command()
+def report(
+    uid: Annotated[str, typer.Argument(help="Study, Series or SOP Instance UID that the node holds.")],
+    out: Annotated[Path | None, typer.Option(help="Also write it to this DICOM file.", show_default=False)] = None,
+    send: Annotated[
+        list[str] | None, typer.Option(help="Send it to this AE title, one of the peers; repeatable.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, max=100, help="At most so many studies.")] = 20,
+    data_dir: DataDir = None,
+    config: ConfigFile = None,
+    json: AsJson = False,
+) -> None:
+    """Write down the studies that look like one, as a DICOM SR of the study that was asked about.
+
+    The node keeps it in that study. It names what was found by UIDs only. Not for diagnosis.
+    """
+    from node.cli.report import report as run
+
+    run(settings_from(config, data_dir=data_dir), uid, limit, out=out, send=send or [], as_json=json)
+
+
+@app.command()
+def priors(
+    uid: Annotated[str, typer.Argument(help="Study Instance UID that the node holds.")],
+    limit: Annotated[int, typer.Option(min=1, help="At most so many studies.")] = 10,
+    data_dir: DataDir = None,
+    config: ConfigFile = None,
+    json: AsJson = False,
+) -> None:
+    """Print the patient's other studies, newest first, and where they show the same levels."""
+    from node.cli.priors import priors as run
+
+    run(settings_from(config, data_dir=data_dir), uid, limit, as_json=json)
+
+
+@app.command()
+def forget(
+    uids: Annotated[list[str] | None, typer.Argument(help="Study, Series or SOP Instance UIDs.")] = None,
+    patient: Annotated[str | None, typer.Option(help="A Patient ID: all studies.", show_default=False)] = None,
+    issuer: Annotated[str | None, typer.Option(help="Issuer of that Patient ID.", show_default=False)] = None,
+    allow: Annotated[bool, typer.Option("--allow", help="Let what was forgotten be stored again.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    data_dir: DataDir = None,
+    config: ConfigFile = None,
+    json: AsJson = False,
+) -> None:
+    """Remove studies, series, instances or a patient for good: files, embeddings, index, database.
+
+    Backups and logs are not touched. A node may run meanwhile.
+    """
+    from node.cli.forget import allow as run_allow
+    from node.cli.forget import forget as run
+
+    if not uids and (patient is None or allow):
+        raise typer.BadParameter("give UIDs, or --patient ID")
+    settings = settings_from(config, data_dir=data_dir)
+    if allow:
+        run_allow(settings, uids or [], as_json=json)
+    else:
+        run(settings, uids or [], patient, issuer, yes=yes, as_json=json)
+
+
+@app.command()
+def status(data_dir: DataDir = None, config: ConfigFile = None, json: AsJson = False) -> None:
+    """Print what the node holds, where every series stands, and why some are parked."""
+    from node.cli.archive import status as run
+
+    run(settings_from(config, data_dir=data_dir), as_json=json)
+
+
+@app.command()
+def reindex(
+    study: Annotated[str | None, typer.Option(help="Only this Study Instance UID.", show_default=False)] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Every series.")] = False,
+    parked: Annotated[bool, typer.Option("--parked", help="Only series that are parked.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where a re-index stopped.")] = False,
+    data_dir: DataDir = None,
+    bundle: BundleName = None,
+    config: ConfigFile = None,
+    json: AsJson = False,
+) -> None:
+    """Embed series again; with another --bundle, beside the old embeddings, which answer until all is done.
+
+    Interrupt it at any time and go on with --resume.
+    """
+    from node.cli.indexing import reindex as run
+
+    chosen = [bool(study), everything, parked, resume]
+    if sum(chosen) != 1:
+        raise typer.BadParameter("give one of --study UID, --all, --parked, --resume")
+    run(
+        settings_from(config, data_dir=data_dir, bundle=bundle),
+        study=study,
+        parked=parked,
+        resume=resume,
+        as_json=json,
+    )
+
+
+@app.command()
+def verify(
+    repair: Annotated[bool, typer.Option("--repair", help="Mend what can be mended.")] = False,
+    data_dir: DataDir = None,
+    config: ConfigFile = None,
+    json: AsJson = False,
+) -> None:
+    """Check that every instance, embedding and index entry agrees; exit status 1 where something does not."""
+    from node.cli.archive import verify as run
+
+    run(settings_from(config, data_dir=data_dir), repair=repair, as_json=json)
+
+
+@app.command()
+def export(
+    out: Annotated[Path, typer.Option(help="File to write (.npz).")],
+    data_dir: DataDir = None,
+    config: ConfigFile = None,
+    json: AsJson = False,
+) -> None:
+    """Write the embeddings to a NumPy file. They are patient data: treat them so.
+
+    Arrays: study_uid, series_uid, modality, kind (text), box_lps_mm (N×6: x0 y0 z0 x1 y1 z1), embedding (N×256
+    float32), encoder_id.
+    """
+    from node.cli.ask import export as run
+
+    run(settings_from(config, data_dir=data_dir), out, as_json=json)
+
+
+@app.command()
+def evaluate(
+    labels: Annotated[
+        Path, typer.Option("--labels", "--levels", help="Table of labels (TSV, CSV); see docs/evaluation.md.")
+    ],
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of one folder a series, embedded now; by default `dicom` beside the table if that has "
+            "the series it names, else what the node holds.",
+            show_default=False,
+        ),
+    ] = None,
+    label: Annotated[
+        str | None, typer.Option(help="Column of the label; by default the last one.", show_default=False)
+    ] = None,
+    depth: Annotated[
+        int | None, typer.Option(min=1, help="Compare hierarchical labels to this branch.", show_default=False)
+    ] = None,
+    within_modality: Annotated[bool, typer.Option(help="CT among CT, MR among MR, as the node answers.")] = True,
+    baselines: Annotated[bool, typer.Option(help="Compare with ways that need no training (folder only).")] = True,
+    html: Annotated[
+        Path | None, typer.Option(help="Write the report here as one page.", show_default=False)
+    ] = None,
+    data_dir: DataDir = None,
+    bundle: BundleName = None,
+    config: ConfigFile = None,
+    json: AsJson = False,
+) -> None:
+    """Measure how well labelled studies find others of their label, among other patients only.
+
+    A labels table has a column `series` (UID or folder name) or `study`, and a column of labels. The result stands
+    beside chance and plain baselines, with confidence intervals over patients.
+    """
+    from node.cli.quality import evaluate as run
+
+    settings = settings_from(config, data_dir=data_dir, bundle=bundle)
+    plan = {"within_modality": within_modality, "baselines": baselines}
+    run(settings, labels, data, label=label, depth=depth, plan=plan, html=html, as_json=json)
+
+
+@app.command()
+def fit(
+    folders: Annotated[list[Path], typer.Argument(help="Folders that hold one folder a series.")],
+    out: Annotated[Path, typer.Option(help="Projection file to write (.npz).")],
+    bundle: BundleName = None,
+) -> None:
+    """Fit a bundle's projection (feature statistics and directions) to a reference archive; no labels needed."""
+    from node.cli.quality import fit as run
+
+    run(settings_from(None, bundle=bundle), folders, out)
+
+
+@app.command()
+def demo(
+    keep: Annotated[
+        Path | None, typer.Option(help="Keep the demo's data folder here and look around.", show_default=False)
+    ] = None,
+    bundle: BundleName = None,
+    patients: Annotated[int, typer.Option(min=2, help="Procedural patients to make.")] = 6,
+    json: AsJson = False,
+) -> None:
+    """Try it all without any DICOM at hand: make phantoms, send them to a node, ask, print the answer."""
+    from node.cli.demo import run
+
+    run(settings_from(None, bundle=bundle), keep, patients, as_json=json)
+
+
+@config_app.command("check")
+def config_check(config: ConfigFile = None, json: AsJson = False) -> None:
+    """Check the settings, all problems at once, and that the encoder's weights are there.
+
+    --json prints what is in force; addresses that may hold a password are left out.
+    """
+    from indexer.bundle import read_bundle
+
+    settings = settings_from(config)
+    bundle = read_bundle(settings.bundle)
+    bundle.weight_files()
+    if json:
+        shown = settings.model_dump(mode="json", exclude=_SECRET_SETTINGS)
+        print_json({"settings": shown, "encoder_id": bundle.encoder_id})
+    else:
+        console.print(f"The settings are usable. Encoder {bundle.encoder_id}.")
+
+
+@config_app.command("defaults")
+def config_defaults() -> None:
+    """Print every setting with its default and meaning, as a file to start from."""
+    from config.load import defaults_text
+
+    typer.echo(defaults_text(), nl=False)

@@ -1,0 +1,101 @@
+"""`pacsimile evaluate`, `fit`: what decides how good the answers are."""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from itertools import chain
+from pathlib import Path
+
+from rich.progress import Progress
+
+from config.errors import ConfigError
+from config.model import Settings
+from indexer.bundle import read_bundle
+from indexer.evaluate import BASELINES, CatalogSource, FolderSource, Plan, Source
+from indexer.evaluate import evaluate as measure
+from indexer.evaluate.labels import read_labels
+from indexer.fit import fit as fit_projection
+from indexer.fit import volumes_below
+from indexer.volume import Volume
+from node import logs
+from node.cli.archive import existing_catalog
+from node.cli.output import console, errors, print_json, printable, progress_bar
+
+
+def evaluate(
+    settings: Settings,
+    labels: Path,
+    data: Path | None,
+    *,
+    label: str | None,
+    depth: int | None,
+    plan: Mapping[str, bool],
+    html: Path | None,
+    as_json: bool,
+) -> None:
+    """Evaluate on labels: a folder embedded now, or what a node holds.
+
+    A table that names the folders of a folder ``dicom`` beside it is about those.
+    """
+    logs.configure_for_command(settings.log)
+    if html is not None and not html.parent.is_dir():
+        raise ConfigError([f"--html {html}: no such folder"])
+    how = Plan(within_modality=plan["within_modality"], baselines=BASELINES if plan["baselines"] else ())
+    data = data or _beside(labels)
+    with ExitStack() as open_things:
+        if data is None:
+            catalog = open_things.enter_context(existing_catalog(settings))
+            source: Source = CatalogSource(catalog, spool=settings.spool_dir)
+        else:
+            source = _folder(settings, data, open_things.enter_context(progress_bar()))
+        evaluation = measure(source, labels, label=label, depth=depth, plan=how)
+    if html is not None:
+        evaluation.write_html(html)
+    if as_json:
+        print_json(json.loads(evaluation.to_json()))
+        return
+    for warning in evaluation.warnings:
+        errors.print(f"note: {printable(warning)}")
+    for table in evaluation.tables():
+        console.print(table, soft_wrap=False)
+    if html is not None:
+        console.print(f"The report is in {html}")
+
+
+def _beside(labels: Path) -> Path | None:
+    """Folder of the series beside a table of labels, where the table names any of its folders."""
+    folder = labels.parent / "dicom"
+    if not folder.is_dir():
+        return None
+    named = {row.series for row in read_labels(labels).rows if row.series}
+    return folder if any((folder / name).is_dir() for name in named) else None
+
+
+def _folder(settings: Settings, data: Path, bar: Progress) -> FolderSource:
+    if not data.is_dir():
+        raise ConfigError([f"--data {data}: no such folder"])
+    indexing, task = settings.indexing, bar.add_task("embedding series", total=None)
+    return FolderSource(
+        data,
+        read_bundle(settings.bundle),
+        device=indexing.device,
+        threads=indexing.threads,
+        on_progress=lambda done, total: bar.update(task, completed=done, total=total),
+    )
+
+
+def fit(settings: Settings, folders: list[Path], out: Path) -> None:
+    """Fit a projection and write it."""
+    logs.configure_for_command(settings.log)
+    with progress_bar() as bar:
+        total = sum(1 for folder in folders for path in folder.iterdir() if path.is_dir())
+        task = bar.add_task("reading volumes", total=total)
+
+        def shown() -> Iterator[tuple[str, Volume]]:
+            for name, volume in chain.from_iterable(map(volumes_below, folders)):
+                bar.update(task, advance=1, description=name)
+                yield name, volume
+
+        windows = fit_projection(read_bundle(settings.bundle), shown(), out)
+    counts = ", ".join(f"{number} windows of {modality}" for modality, number in windows.items())
+    console.print(f"{out}: fitted on {counts}")

@@ -1,0 +1,188 @@
+"""The running node: its parts started in order, stopped in reverse, drained within a deadline."""
+
+import logging
+import os
+import signal
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack
+from types import FrameType
+
+from config.errors import ConfigError
+from config.model import Settings
+from dicom_scp.forgetting import Forgetter
+from dicom_scp.server import DicomServer
+from dicom_scp.spool import Spool
+from indexer.bundle import read_bundle
+from indexer.catalog import Catalog
+from indexer.errors import Transient
+from indexer.keeper import IndexKeeper
+from indexer.priors import Priors
+from indexer.search import Search
+from indexer.uids import EncoderId
+from node import folder
+from node.courier import Courier
+from node.forgetting import Eraser
+from node.reports import Reports
+from node.supervisor import WorkerHealth, WorkerState, WorkerSupervisor
+from node.web.api import make_app
+from node.web.forget import add_forgetting
+from node.web.priors import add_priors
+from node.web.server import HttpServer
+
+log = logging.getLogger(__name__)
+
+_TICK_S = 0.25
+_DRAIN_S = 10.0
+_FORCED = 130
+
+
+class Node:
+    """One node on one data folder.
+
+    Parameters
+    ----------
+    settings : Settings
+        Complete and valid.
+
+    Raises
+    ------
+    config.errors.ConfigError
+        The bundle cannot be used, for instance because its weights are not installed.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._bundle = read_bundle(settings.bundle)
+        self._bundle.weight_files()
+        self._parts = ExitStack()
+        self._stopping = threading.Event()
+        self._dicom: DicomServer | None = None
+        self._http: HttpServer | None = None
+        self._supervisor: WorkerSupervisor | None = None
+
+    @property
+    def worker(self) -> WorkerHealth:
+        """How the worker process is."""
+        return self._supervisor.health if self._supervisor else WorkerHealth(WorkerState.STARTING)
+
+    @property
+    def dicom_port(self) -> int:
+        """Port of the DICOM face; 0 before the start."""
+        return self._dicom.bound_port if self._dicom else 0
+
+    @property
+    def http_port(self) -> int:
+        """Port of the HTTP face; 0 before the start."""
+        return self._http.bound_port if self._http else 0
+
+    def start(self) -> None:
+        """Start every part; on an error those started already are stopped.
+
+        Raises
+        ------
+        Transient
+            Another node uses the data folder, a port is taken, the catalog cannot be opened.
+        """
+        try:
+            self._start()
+        except BaseException:
+            self.stop()
+            raise
+
+    def _start(self) -> None:
+        settings, parts = self.settings, self._parts
+        me = folder.Holder(is_node=True, encoder_id=self._bundle.encoder_id)
+        parts.enter_context(folder.exclusively(settings.data_dir, me))
+        catalog = parts.enter_context(Catalog(settings.catalog_url))
+        active = catalog.embeddings.active_encoder()
+        if active is None:
+            active = self._bundle.encoder_id
+            catalog.embeddings.activate(active)
+        if active != self._bundle.encoder_id:
+            _demand_files(catalog, active)
+            log.warning(
+                "the archive was embedded by %s, which answers until %s has seen all of it",
+                active,
+                self._bundle.encoder_id,
+            )
+        keeper = IndexKeeper(catalog, settings.vectors, settings.snapshot_dir, active)
+        parts.callback(keeper.close)
+        search = Search(catalog, keeper, settings.search.candidates_per_chunk)
+        reports = Reports(settings, catalog, Spool(settings.spool_dir), search)
+        dicom = self._dicom = DicomServer(settings, catalog, Spool(settings.spool_dir), search)
+        supervisor = self._supervisor = WorkerSupervisor(settings, catalog)
+        forgetter = Forgetter(settings.forgetting, catalog, Spool(settings.spool_dir))
+        eraser = Eraser(settings, catalog, forgetter, keeper)
+        app = make_app(catalog, search, keeper, supervisor, reports)
+        add_forgetting(app, forgetter)
+        add_priors(app, Priors(catalog))
+        http = self._http = HttpServer(settings.http, app)
+        supervisor.start()
+        parts.callback(supervisor.stop)
+        housekeeper = threading.Thread(
+            target=self._housekeeping, args=(catalog, keeper, dicom, eraser), name="housekeeper", daemon=True
+        )
+        housekeeper.start()
+        parts.callback(housekeeper.join)
+        parts.callback(self._stopping.set)
+        courier = Courier(settings, catalog, Spool(settings.spool_dir), search, reports)
+        courier.start()
+        parts.callback(courier.stop, _DRAIN_S)
+        http.start()
+        parts.callback(http.stop)
+        dicom.start()
+        parts.callback(dicom.stop, _DRAIN_S)
+
+    def stop(self) -> None:
+        """Stop every part in reverse order: no new work, open associations and the present series drained."""
+        self._stopping.set()
+        self._parts.close()
+
+    def run(self, started: Callable[["Node"], None]) -> None:
+        """Start, say so, and serve until SIGTERM or Ctrl-C; a second one ends the process where it stands.
+
+        That loses nothing: what was acknowledged is durable, and the worker ends with its parent.
+        """
+        asked = threading.Event()
+
+        def ask(_number: int, _frame: FrameType | None) -> None:
+            if asked.is_set():
+                os._exit(_FORCED)
+            asked.set()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, ask)
+        self.start()
+        try:
+            started(self)
+            while not asked.wait(_TICK_S):
+                pass
+            log.info("stopping")
+        finally:
+            self.stop()
+
+    def _housekeeping(self, catalog: Catalog, keeper: IndexKeeper, dicom: DicomServer, eraser: Eraser) -> None:
+        """Settle series, follow the catalog's journal, write snapshots, erase what was forgotten."""
+        while not self._stopping.wait(_TICK_S):
+            try:
+                catalog.progress.settle(self.settings.indexing.quiet_time_s, dicom.being_sent())
+                keeper.refresh()
+                keeper.snapshot_if_due()
+                eraser.work_off()
+                dicom.tidy_if_due()
+            except Transient as error:
+                log.warning("tried again soon: %s", error)
+            except Exception:  # whatever happens, the next round is worth trying
+                log.exception("housekeeping")
+
+
+def _demand_files(catalog: Catalog, active: EncoderId) -> None:
+    """Refuse to take another encoder where series cannot be embedded by it: they would be lost to every answer."""
+    if given_up := catalog.holdings.released_series():
+        raise ConfigError(
+            [
+                f"bundle: {given_up} series were embedded by {active} and their files given up (storage.keep): "
+                "another encoder cannot embed them; start the node with that bundle"
+            ]
+        )
