@@ -1,0 +1,366 @@
+"""What many tests share: real nodes as processes of their own, small series, DCMTK, the folder of real series."""
+
+import contextlib
+import ctypes
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from pydicom import Dataset, dcmread
+
+from indexer.catalog import Catalog
+from node.phantoms import Exam, Patient, Region, archive, datasets
+
+REPOSITORY = Path(__file__).parents[1]
+SHARED_DATA = REPOSITORY.parent / "shared" / "data"
+PACSIMILE = [sys.executable, "-P", "-c", "from node.cli import main; main()"]
+C_LIBRARY, PR_SET_PDEATHSIG = ctypes.CDLL(None), 1
+START_S, INDEXING_S = 60.0, 240.0
+
+
+@pytest.fixture(scope="session")
+def shared_dicom() -> Path:
+    """Folder of the real CT and MR series, one folder a series."""
+    folder = SHARED_DATA / "dicom"
+    if not folder.is_dir():
+        pytest.skip(f"real CT and MR series are not there: {folder}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def pretrained() -> str:
+    """Name of the bundle with trained weights."""
+    from indexer.bundle import read_bundle
+
+    try:
+        read_bundle("ct-astra").weight_files()
+    except Exception as error:
+        pytest.skip(f"trained weights are not there: {error}")
+    return "ct-astra"
+
+
+@pytest.fixture(scope="session")
+def tool() -> Callable[[str], str]:
+    """Full path of a program that the system provides, such as DCMTK's storescu."""
+
+    def find(name: str) -> str:
+        if (found := shutil.which(name, path="/usr/bin:/usr/sbin:/usr/local/bin")) is None:
+            pytest.skip(f"{name} is not installed")
+        return found
+
+    return find
+
+
+def until(condition: Callable[[], Any], seconds: float, what: str) -> Any:  # noqa: ANN401 - what it returned
+    """Wait for a condition; fails, naming it, if it does not come true in time."""
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        if time.monotonic() > deadline:
+            pytest.fail(f"waited {seconds:.0f} s in vain: {what}")
+        time.sleep(0.05)
+    return value
+
+
+def as_child() -> None:
+    """In a child process: hear SIGINT, which a test run in the background ignores; end when the tests do."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if sys.platform == "linux":
+        C_LIBRARY.prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+
+
+@pytest.fixture(scope="session")
+def wait_for() -> Callable[..., Any]:
+    """Wait for a condition: `wait_for(condition, seconds, what)`."""
+    return until
+
+
+@dataclass
+class Done:
+    """A command that ended."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:  # noqa: ANN401 - any JSON
+        return json.loads(self.out)
+
+
+def environment(**more: str) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PACSIMILE_")}
+    return {**kept, "OMP_NUM_THREADS": "1", "TCP_NODELAY": "1", "COLUMNS": "200", "NO_COLOR": "1", **more}
+
+
+@pytest.fixture(scope="session")
+def pacsimile() -> Callable[..., Done]:
+    """Run `pacsimile` with arguments, in a process of its own."""
+
+    def run(
+        *arguments: object,
+        variables: dict[str, str] | None = None,
+        prefix: Sequence[str] = (),
+        cwd: Path | None = None,
+    ) -> Done:
+        done = subprocess.run(
+            [*prefix, *PACSIMILE, *map(str, arguments)],
+            env=environment(**(variables or {})),
+            cwd=cwd,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=INDEXING_S,
+            check=False,
+        )
+        assert "Traceback" not in done.stderr, done.stderr
+        return Done(done.returncode, done.stdout, done.stderr)
+
+    return run
+
+
+def _command_line(process: psutil.Process) -> list[str]:
+    try:
+        return list(process.cmdline())
+    except psutil.Error:
+        return []
+
+
+@dataclass
+class RunningNode:
+    """A node in a process of its own: `pacsimile serve` on ports that the system chose."""
+
+    data_dir: Path
+    process: subprocess.Popen[bytes]
+    log_file: Path
+    ports: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def log(self) -> str:
+        return self.log_file.read_text(errors="replace")
+
+    @property
+    def dicom_port(self) -> int:
+        return self.ports["dicom"]
+
+    def wait_until_ready(self) -> None:
+        def is_ready() -> bool:
+            assert self.process.poll() is None, self.log
+            return "Pacsimile is ready" in self.log and "Not for diagnosis" in self.log
+
+        until(is_ready, START_S, "the node is ready")
+        for name, pattern in (("dicom", r"localhost (\d+) FOLDER"), ("http", r"http://localhost:(\d+)/")):
+            found = re.search(pattern, self.log)
+            assert found is not None, self.log
+            self.ports[name] = int(found[1])
+
+    def get(self, path: str) -> Any:  # noqa: ANN401 - any JSON
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.ports['http']}{path}", timeout=30) as answer:
+            return json.load(answer)
+
+    def catalog(self) -> contextlib.AbstractContextManager[Catalog]:
+        return Catalog(f"sqlite:///{self.data_dir / 'catalog.sqlite'}")
+
+    def workers(self) -> list[psutil.Process]:
+        found = psutil.Process(self.process.pid).children()
+        return [one for one in found if one.is_running() and "-m" in _command_line(one)]
+
+    def wait_until_worker_runs(self, other_than: psutil.Process | None = None) -> psutil.Process:
+        def running() -> psutil.Process | None:
+            found = [one for one in self.workers() if one != other_than and one.status() != psutil.STATUS_ZOMBIE]
+            return found[0] if found and self.get("/health")["worker"]["state"] == "RUNNING" else None
+
+        worker: psutil.Process = until(running, START_S, "the worker runs")
+        return worker
+
+    def wait_until_indexed(self, instances: int | None = None, seconds: float = INDEXING_S) -> dict[str, Any]:
+        """Wait until nothing is on its way any more; what `pacsimile status` then knows."""
+
+        def is_done() -> dict[str, Any] | None:
+            known = self.get("/status")
+            waiting = {"RECEIVING", "SETTLED", "INDEXING"} & set(known["series_by_state"])
+            return known if not waiting and instances in (None, known["instances"]) else None
+
+        known: dict[str, Any] = until(is_done, seconds, f"all is indexed\n{self.log[-3000:]}")
+        until(lambda: self.get("/health")["index_size"] == known["embeddings"], 10, "the index follows")
+        return known
+
+    def stop(self, number: signal.Signals = signal.SIGTERM, seconds: float = 40.0) -> int:
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        return self.process.wait(seconds)
+
+
+@pytest.fixture(scope="session")
+def start_command() -> Callable[..., subprocess.Popen[str]]:
+    """Start `pacsimile` with arguments, and do not wait for its end."""
+
+    def start(*arguments: object) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [*PACSIMILE, *map(str, arguments)],
+            env=environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=as_child,
+        )
+
+    return start
+
+
+StartNode = Callable[..., RunningNode]
+
+
+@contextlib.contextmanager
+def starter(folder: Path) -> Iterator[StartNode]:
+    """Start nodes on data folders below one folder; all are stopped at the end, whatever happens."""
+    nodes: list[RunningNode] = []
+
+    def start(name: str = "data", *, wait: bool = True, bundle: str = "tiny", **variables: str) -> RunningNode:
+        data_dir = folder / name
+        log_file = folder / f"{name}-{len(nodes)}.log"
+        arguments = (
+            "serve",
+            "--data-dir",
+            str(data_dir),
+            "--dicom-port",
+            "0",
+            "--http-port",
+            "0",
+            "--bundle",
+            bundle,
+        )
+        quick = {"PACSIMILE_INDEXING_QUIET_TIME_S": "0.5", "PACSIMILE_INDEXING_THREADS": "1", **variables}
+        with log_file.open("wb") as log:
+            process = subprocess.Popen(
+                [*PACSIMILE, *arguments],
+                env=environment(**quick),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                preexec_fn=as_child,
+            )
+        node = RunningNode(data_dir, process, log_file)
+        nodes.append(node)
+        if wait:
+            node.wait_until_ready()
+        return node
+
+    try:
+        yield start
+    finally:
+        for node in nodes:
+            if node.process.poll() is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(node.process.pid, signal.SIGKILL)
+                node.process.wait()
+
+
+@pytest.fixture
+def start_node(tmp_path: Path) -> Iterator[StartNode]:
+    """Factory of running nodes, for one test."""
+    with starter(tmp_path) as start:
+        yield start
+
+
+@pytest.fixture(scope="module")
+def start_shared_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartNode]:
+    """Factory of running nodes that the tests of a module share."""
+    with starter(tmp_path_factory.mktemp("node")) as start:
+        yield start
+
+
+@pytest.fixture(scope="session")
+def send(tool: Callable[[str], str]) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Send files or folders with DCMTK's storescu."""
+
+    def run(
+        port: int, *paths: Path, called: str = "PACSIMILE", options: Sequence[str] = (), check: bool = True
+    ) -> subprocess.CompletedProcess[str]:
+        command = [
+            tool("storescu"),
+            "-aec",
+            called,
+            "+sd",
+            "+r",
+            *options,
+            "127.0.0.1",
+            str(port),
+            *map(str, paths),
+        ]
+        return subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=300, check=check)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def slow_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle file like `tiny` that sees far more voxels: a small series takes it seconds."""
+    shipped = resources.files("indexer").joinpath("bundles", "tiny.toml").read_text(encoding="utf-8")
+    text = shipped.replace("spacing_mm = [6.0, 3.0, 3.0]", "spacing_mm = [2.0, 1.0, 1.0]")
+    assert text != shipped
+    file = tmp_path_factory.mktemp("bundles") / "slow.toml"
+    file.write_text(text.replace('name = "tiny"', 'name = "slow"'))
+    return file
+
+
+def small(exam: Exam, matrix: int = 48, spacing_mm: float = 12.0) -> Exam:
+    """Plan the same exam with few voxels."""
+    return replace(exam, matrix=matrix, spacing_mm=spacing_mm)
+
+
+def write(folder: Path, instances: Sequence[Dataset]) -> list[Path]:
+    """Write instances as DICOM files, one folder a series."""
+    files = []
+    for one in instances:
+        file = folder / str(one.SeriesInstanceUID) / f"{one.SOPInstanceUID}.dcm"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        one.save_as(file, enforce_file_format=True)
+        files.append(file)
+    return files
+
+
+@pytest.fixture(scope="session")
+def phantom_archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a small procedural archive: three patients, seven series of few voxels."""
+    folder = tmp_path_factory.mktemp("phantoms")
+    for exam in archive(3):
+        write(folder, list(datasets(small(exam))))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def make_series(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Factory of single procedural series: a number says whose; keywords change the plan of the exam."""
+
+    def make(number: int, region: Region = Region.CHEST, **plan: object) -> Path:
+        exam = replace(small(Exam(Patient.from_seed(number, number), region)), **plan)
+        folder = tmp_path_factory.mktemp(f"series{number}")
+        write(folder, list(datasets(exam)))
+        return folder
+
+    return make
+
+
+def headers_below(*folders: Path) -> dict[str, list[Dataset]]:
+    """SOP Instance UID to the headers of the DICOM files below some folders that have it."""
+    found: dict[str, list[Dataset]] = {}
+    for folder in folders:
+        for file in sorted(folder.rglob("*.dcm")):
+            header = dcmread(file, stop_before_pixels=True)
+            found.setdefault(str(header.SOPInstanceUID), []).append(header)
+    return found

@@ -1,0 +1,103 @@
+"""Orthanc sends to a node and asks it, as a PACS would."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydicom import dcmread
+
+from indexer.catalog.lookup import Level
+
+Factory = Callable[..., Any]
+
+
+def upload(orthanc: Any, files: list[Path]) -> dict[str, str]:  # noqa: ANN401 - the fixture's class
+    """Give files to Orthanc; its identifier of each instance to the SOP Instance UID."""
+    taken = {}
+    for file in files:
+        answer = orthanc.request("POST", "/instances", data=file.read_bytes())
+        if answer.ok:
+            taken[answer.json()["ID"]] = str(dcmread(file, stop_before_pixels=True).SOPInstanceUID)
+    return taken
+
+
+def held(node: Any) -> set[str]:  # noqa: ANN401 - the fixture's class
+    with node.catalog() as catalog:
+        return {one.attributes["00080018"]["Value"][0] for one in catalog.lookup.entities(Level.IMAGE)}
+
+
+@pytest.fixture(scope="module")
+def node(start_shared_node: Factory) -> Any:  # noqa: ANN401
+    return start_shared_node("orthanc")
+
+
+@pytest.fixture(scope="module")
+def orthanc(start_orthanc: Factory, node: Any) -> Any:  # noqa: ANN401
+    return start_orthanc(node.dicom_port)
+
+
+def test_send_then_ask(node: Any, orthanc: Any, phantom_archive: Path) -> None:  # noqa: ANN401
+    assert orthanc.post("/modalities/pacsimile/echo", {}) == {}
+    taken = upload(orthanc, sorted(phantom_archive.rglob("*.dcm")))
+    sent = orthanc.post("/modalities/pacsimile/store", {"Resources": list(taken), "Synchronous": True})
+    assert sent["FailedInstancesCount"] == 0
+    known = node.wait_until_indexed(len(taken))
+    assert held(node) == set(taken.values())
+    assert known["series_by_state"] == {"INDEXED": 7}
+    again = orthanc.post("/modalities/pacsimile/store", {"Resources": list(taken), "Synchronous": True})
+    assert again["FailedInstancesCount"] == 0
+    assert node.wait_until_indexed() == known
+
+    header = dcmread(next(phantom_archive.rglob("*.dcm")), stop_before_pixels=True)
+    over_http = node.get(f"/studies/{header.StudyInstanceUID}/similar")["hits"]
+    seed = {"StudyInstanceUID": str(header.StudyInstanceUID), "PatientID": "", "StudyDescription": ""}
+    query = orthanc.post("/modalities/similar/query", {"Level": "Study", "Query": seed})
+    answers = orthanc.get(f"/queries/{query['ID']}/answers?expand&simplify")
+    listed = [one["StudyInstanceUID"] for one in answers]
+    analogues = [one["study_instance_uid"] for one in over_http if one["relation"] == "ANALOGUE"]
+    assert listed[: len(analogues)] == analogues
+    assert sorted(listed) == sorted(one["study_instance_uid"] for one in over_http)  # own: newest first
+    assert listed
+    assert str(header.StudyInstanceUID) not in listed
+    assert all(one["PatientID"] for one in answers)
+
+    study = orthanc.post("/tools/find", {"Level": "Study", "Query": {"StudyInstanceUID": seed["StudyInstanceUID"]}})
+    orthanc.post("/modalities/similar/store", {"Resources": study, "Synchronous": True})
+    query = orthanc.post("/modalities/similar/query", {"Level": "Study", "Query": {"PatientID": ""}})
+    by_sending = orthanc.get(f"/queries/{query['ID']}/answers?expand&simplify")
+    assert [one["StudyInstanceUID"] for one in by_sending] == listed
+
+    plain = orthanc.post("/modalities/pacsimile/query", {"Level": "Study", "Query": seed})
+    (same,) = orthanc.get(f"/queries/{plain['ID']}/answers?expand&simplify")
+    assert same["StudyInstanceUID"] == seed["StudyInstanceUID"]
+
+
+@pytest.mark.slow
+def test_every_real_series(
+    start_node: Factory, start_orthanc: Factory, shared_dicom: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    node = start_node()
+    orthanc = start_orthanc(node.dicom_port)
+    taken: dict[str, str] = {}
+    for folder in sorted(shared_dicom.iterdir()):
+        of_folder = upload(orthanc, sorted(folder.glob("*.dcm")))
+        sent = orthanc.post("/modalities/pacsimile/store", {"Resources": list(of_folder), "Synchronous": True})
+        assert sent["FailedInstancesCount"] == 0, folder.name
+        taken |= of_folder
+    known = node.wait_until_indexed()
+    files = {str(dcmread(f, stop_before_pixels=True).SOPInstanceUID): f for f in shared_dicom.rglob("*.dcm")}
+    with capsys.disabled():
+        print(f"\nOrthanc took {len(taken)} of {len(files)} instances; {known['series_by_state']}")
+    entered = held(node)
+    named = {uid for uid in taken.values() if dcmread(files[uid], stop_before_pixels=True).get("SeriesInstanceUID")}
+    assert entered == named
+    assert known["instances"] + known["quarantined_instances"] == len(set(taken.values()))
+    assert not set(known["series_by_state"]) - {"INDEXED", "PARKED"}
+    for uid in sorted(entered):
+        with node.catalog() as catalog:
+            stored = dcmread(node.data_dir / "spool" / str(catalog.lookup.instance_path(uid)))
+        sent = dcmread(files[uid])
+        assert stored.PixelData.rstrip(b"\0") == sent.PixelData.rstrip(b"\0")
+        assert stored.file_meta.TransferSyntaxUID == sent.file_meta.TransferSyntaxUID
+    assert node.stop() == 0
