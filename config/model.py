@@ -1,9 +1,10 @@
 """The settings of a node, frozen, with units in their names. `defaults.toml` explains every key."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 """A TCP port; 0 lets the system choose."""
@@ -12,6 +13,20 @@ AETitle = Annotated[str, StringConstraints(min_length=1, max_length=16, pattern=
 OptionalAETitle = Annotated[str, StringConstraints(max_length=16, pattern=r"^[!-\[\]-~]*$")]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 PositiveInt = Annotated[int, Field(gt=0)]
+
+
+def _demand_viewer_url(value: str) -> str:
+    name, _, url = value.partition("=")
+    scheme = re.match(r"([a-z][a-z0-9+.-]*):", url)
+    if not name.strip() or scheme is None or scheme[1] in {"javascript", "data", "vbscript", "blob", "file"}:
+        raise ValueError("expected NAME=URL with the address of a viewer")
+    if (fields := set(re.findall(r"{(.*?)}", url))) - {"study", "accession"} or not fields:
+        raise ValueError("expected {study} or {accession}, and nothing else in braces, in the address of a viewer")
+    return value
+
+
+ViewerUrl = Annotated[str, AfterValidator(_demand_viewer_url)]
+"""The name and the address of a viewer: ``OHIF=https://host/viewer?StudyInstanceUIDs={study}``."""
 
 
 class Section(BaseModel):
@@ -44,10 +59,17 @@ class DicomSettings(Section):
 
 
 class HttpSettings(Section):
-    """The HTTP face."""
+    """The HTTP face.
+
+    Attributes
+    ----------
+    viewer_urls : tuple of str
+        ``NAME=URL``: links that the page offers for a study, with what is to be filled in, in braces.
+    """
 
     host: str
     port: Port
+    viewer_urls: tuple[ViewerUrl, ...]
 
 
 class StorageSettings(Section):
