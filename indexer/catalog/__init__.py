@@ -9,6 +9,7 @@ from indexer.catalog.engine import open_engine
 from indexer.catalog.holdings import Holdings
 from indexer.catalog.journal import Journal
 from indexer.catalog.lookup import Lookup
+from indexer.catalog.orthanc_studies import OrthancStudies
 from indexer.catalog.outbox import Outbox
 from indexer.catalog.progress import Progress
 from indexer.catalog.receipts import Receipts
@@ -22,6 +23,7 @@ __all__ = [
     "Holdings",
     "Journal",
     "Lookup",
+    "OrthancStudies",
     "Outbox",
     "Progress",
     "Receipts",
@@ -59,6 +61,7 @@ class Catalog:
         self.commitments = Commitments(self._engine)
         self.tombstones = Tombstones(self._engine)
         self.outbox = Outbox(self._engine)
+        self.orthanc_studies = OrthancStudies(self._engine)
 
     def close(self) -> None:
         """Give the connections back."""

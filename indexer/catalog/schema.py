@@ -276,3 +276,27 @@ erasure = Table(
     UniqueConstraint("kind", "name"),
     sqlite_autoincrement=True,
 )
+
+# Studies of an Orthanc that were taken over from it, or are to be.
+orthanc_study = Table(
+    "orthanc_study",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    # Which Orthanc: a digest of its address.
+    Column("server", String(16), nullable=False),
+    Column("public_id", String(64), nullable=False),
+    # Once taken over, unless nothing of it could be kept.
+    Column("study_pk", _Id, ForeignKey("study.id", ondelete="CASCADE"), index=True),
+    Column("is_waiting", Boolean, nullable=False),
+    # Grows with every piece of news.
+    Column("revision", BigInteger, nullable=False),
+    # LastUpdate, as Orthanc writes it, of what was taken over.
+    Column("last_update", String(32), nullable=False, default=""),
+    Column("attempts", Integer, nullable=False, default=0),
+    Column("due_at", Float, nullable=False),
+    Column("entered_at", Float, nullable=False),
+    Column("note", Text, nullable=False, default=""),
+    UniqueConstraint("server", "public_id"),
+    Index("ix_orthanc_study_waiting", "is_waiting", "due_at"),
+    sqlite_autoincrement=True,
+)
