@@ -15,7 +15,9 @@ from config.model import Settings
 ENVIRONMENT_PREFIX = "PACSIMILE_"
 CONFIG_FILE_VARIABLE = "PACSIMILE_CONFIG"
 
-_SECRET = frozenset({"catalog.url", "vectors.milvus_uri", "rules.url"})
+_SECRET = frozenset(
+    {"catalog.url", "vectors.milvus_uri", "rules.url", "orthanc.url", "orthanc.password", "orthanc.token"}
+)
 """Settings that may hold a password: no message repeats them."""
 
 Flat = dict[str, Any]

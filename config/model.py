@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, StringConstraints, model_validator
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 """A TCP port; 0 lets the system choose."""
@@ -164,6 +164,37 @@ class Rule(Section):
         return self
 
 
+class OrthancSettings(Section):
+    """An Orthanc beside the node, over its REST API."""
+
+    url: Annotated[str, StringConstraints(pattern=r"^($|https?://[^\s@?#]+$)")]
+    name: OptionalAETitle
+    follow: bool
+    user: str
+    password: SecretStr
+    password_file: str
+    token: SecretStr
+    token_file: str
+    token_header: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9-]+$")]
+    ca_file: str
+    parallel: Annotated[int, Field(ge=1, le=64)]
+    poll_s: PositiveFloat
+    timeout_s: PositiveFloat
+    retries: Annotated[int, Field(ge=0, le=20)]
+    first_retry_s: PositiveFloat
+    longest_retry_s: PositiveFloat
+    label: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{0,64}$")]
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        for secret, file in (("password", self.password_file), ("token", self.token_file)):
+            if file and getattr(self, secret).get_secret_value():
+                raise ValueError(f"give {secret} or {secret}_file, not both")
+        if bool(self.user) != bool(self.password_file or self.password.get_secret_value()):
+            raise ValueError("user and password (or password_file) need each other")
+        return self
+
+
 class CatalogSettings(Section):
     """Where the catalog lives."""
 
@@ -230,6 +261,7 @@ class Settings(Section):
     commitment: CommitmentSettings
     forgetting: ForgettingSettings
     delivery: DeliverySettings
+    orthanc: OrthancSettings
     catalog: CatalogSettings
     indexing: IndexingSettings
     vectors: VectorSettings
@@ -245,11 +277,13 @@ class Settings(Section):
             for key, aet in wanted.items()
             if aet and aet not in known
         ]
+        if self.files_to_orthanc(self.orthanc.name) and self.orthanc.name in known:
+            unknown.append(f"orthanc.name must not be the aet of a peer; {self.orthanc.name} is one")
         unknown += [
-            f"peers of the rule {rule.name} must be the aet of one of the peers; {aet} is none"
+            f"peers of the rule {rule.name} must be the aet of one of the peers, or orthanc.name; {aet} is none"
             for rule in self.rules
             for aet in rule.peers
-            if aet not in known
+            if not self.can_file_to(aet)
         ]
         if len({rule.name for rule in self.rules}) < len(self.rules):
             unknown.append("every rule must have a name of its own")
@@ -260,6 +294,14 @@ class Settings(Section):
     def peer(self, aet: str) -> Peer | None:
         """Return the peer of an AE title, or None."""
         return next((peer for peer in self.peers if peer.aet == aet), None)
+
+    def files_to_orthanc(self, aet: str) -> bool:
+        """Whether a title, where reports are to go, means the Orthanc over its REST API."""
+        return bool(self.orthanc.url) and aet == self.orthanc.name != ""
+
+    def can_file_to(self, aet: str) -> bool:
+        """Whether reports can go to a title: a peer's, or the Orthanc's."""
+        return self.peer(aet) is not None or self.files_to_orthanc(aet)
 
     @property
     def catalog_url(self) -> str:
