@@ -7,15 +7,12 @@ that lies at the same level, in the order along z, so that a viewer can hang bot
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
-from indexer.alignment import Alignment, align
 from indexer.answer import ChunkMatch, Completeness, Relation
 from indexer.catalog import Catalog
 from indexer.catalog.dates import study_dates
-from indexer.catalog.embeddings import EmbeddingSequence, StoredChunk
-from indexer.catalog.lookup import SeriesInfo
+from indexer.catalog.embeddings import StoredChunk
 from indexer.errors import NotFound, Parked
+from indexer.pairing import SeriesPair, best_pair
 from indexer.search import DUPLICATE_COSINE
 from indexer.uids import EncoderId, SeriesInstanceUID, StudyInstanceUID
 
@@ -69,17 +66,6 @@ class PriorAnswer:
     duplicates: tuple[PriorStudy, ...]
 
 
-@dataclass(frozen=True, eq=False)
-class _Pair:
-    """A series of another study against the series of the present one that it fits best."""
-
-    present: SeriesInfo
-    present_sequence: EmbeddingSequence
-    other: SeriesInfo
-    other_sequence: EmbeddingSequence
-    alignment: Alignment
-
-
 class Priors:
     """Finds the other studies of a study's patient that show the same anatomy.
 
@@ -117,15 +103,15 @@ class Priors:
         if not own:
             raise Parked("nothing of the study is indexed by the encoder that answers now")
         others = [i for i in everything if i.study_pk != present[0].study_pk and i.series_pk in sequences]
-        pairs = [pair for info in others if (pair := _best_pair(own, info, sequences)) is not None]
+        pairs = [pair for info in others if (pair := best_pair(own, info, sequences)) is not None]
         return self._answer(encoder_id, pairs, limit)
 
-    def _answer(self, encoder_id: EncoderId, pairs: Sequence[_Pair], limit: int) -> PriorAnswer:
+    def _answer(self, encoder_id: EncoderId, pairs: Sequence[SeriesPair], limit: int) -> PriorAnswer:
         dates = study_dates(self._catalog.lookup, {pair.other.study_instance_uid for pair in pairs})
         keys = {pk for pair in pairs for pk in (*pair.present_sequence.chunk_pks, *pair.other_sequence.chunk_pks)}
         chunks = self._catalog.embeddings.chunks_by_pk(sorted(keys))
         up_to_date = self._catalog.embeddings.revisions([pair.other.series_pk for pair in pairs], encoder_id)
-        by_study: dict[StudyInstanceUID, list[_Pair]] = {}
+        by_study: dict[StudyInstanceUID, list[SeriesPair]] = {}
         for pair in pairs:
             by_study.setdefault(pair.other.study_instance_uid, []).append(pair)
         studies = [_study(uid, dates.get(uid, ""), of, chunks, up_to_date) for uid, of in by_study.items()]
@@ -135,38 +121,10 @@ class Priors:
         return PriorAnswer(encoder_id, tuple(priors[:limit]), tuple(duplicates[:limit]))
 
 
-def _best_pair(
-    own: Sequence[SeriesInfo], info: SeriesInfo, sequences: Mapping[int, EmbeddingSequence]
-) -> _Pair | None:
-    """Align another series with every present one of its modality, volume by volume; the best counts."""
-    pairs = [
-        _Pair(present, here, info, there, align(here.vectors, there.vectors))
-        for present in own
-        if present.modality == info.modality
-        for here in _volumes(sequences[present.series_pk])
-        for there in _volumes(sequences[info.series_pk])
-    ]
-    return max(pairs, key=lambda pair: pair.alignment.score, default=None)
-
-
-def _volumes(sequence: EmbeddingSequence) -> list[EmbeddingSequence]:
-    """One sequence a volume, each in the order of z."""
-    numbers = np.asarray(sequence.volumes)
-    parts = [np.flatnonzero(numbers == number) for number in np.unique(numbers)]
-    return [
-        EmbeddingSequence(
-            tuple(sequence.chunk_pks[row] for row in rows.tolist()),
-            tuple(sequence.volumes[row] for row in rows.tolist()),
-            sequence.vectors[rows],
-        )
-        for rows in parts
-    ]
-
-
 def _study(
     uid: StudyInstanceUID,
     study_date: str,
-    pairs: Sequence[_Pair],
+    pairs: Sequence[SeriesPair],
     chunks: Mapping[int, StoredChunk],
     up_to_date: Mapping[int, bool],
 ) -> PriorStudy:
@@ -183,7 +141,7 @@ def _study(
     )
 
 
-def _series(pair: _Pair, chunks: Mapping[int, StoredChunk]) -> PriorSeries:
+def _series(pair: SeriesPair, chunks: Mapping[int, StoredChunk]) -> PriorSeries:
     levels = []
     for row, pk in enumerate(pair.present_sequence.chunk_pks):
         here, there = chunks.get(pk), chunks.get(pair.other_sequence.chunk_pks[int(pair.alignment.pairs[row])])
