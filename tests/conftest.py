@@ -4,9 +4,11 @@ import contextlib
 import ctypes
 import json
 import os
+import random
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -28,7 +30,7 @@ REPOSITORY = Path(__file__).parents[1]
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"
 PACSIMILE = [sys.executable, "-P", "-c", "from node.cli import main; main()"]
 C_LIBRARY, PR_SET_PDEATHSIG = ctypes.CDLL(None), 1
-START_S, INDEXING_S = 60.0, 240.0
+START_S, INDEXING_S, LEAST_PATIENCE_S = 60.0, 240.0, 120.0
 
 
 @pytest.fixture(scope="session")
@@ -65,7 +67,8 @@ def tool() -> Callable[[str], str]:
 
 
 def until(condition: Callable[[], Any], seconds: float, what: str) -> Any:  # noqa: ANN401 - what it returned
-    """Wait for a condition; fails, naming it, if it does not come true in time."""
+    """Wait for a condition; fails, naming it, if it does not come true; patient, as machines are slow at times."""
+    seconds = max(seconds, LEAST_PATIENCE_S)
     deadline = time.monotonic() + seconds
     while not (value := condition()):
         if time.monotonic() > deadline:
@@ -85,6 +88,19 @@ def as_child() -> None:
 def wait_for() -> Callable[..., Any]:
     """Wait for a condition: `wait_for(condition, seconds, what)`."""
     return until
+
+
+@pytest.fixture(scope="session")
+def find_port() -> Callable[[], int]:
+    """Find a port below those that the system hands out by itself: no outgoing connection takes it meanwhile."""
+
+    def find() -> int:
+        for port in random.sample(range(20_000, 32_000), 100):
+            with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+                return port
+        raise OSError("no free port")
+
+    return find
 
 
 @dataclass

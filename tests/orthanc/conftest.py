@@ -1,7 +1,6 @@
 """An Orthanc of its own for the tests, on free ports, always stopped."""
 
 import json
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -12,7 +11,7 @@ from typing import Any
 import pytest
 import requests
 
-START_S = 60.0
+START_S = 120.0
 
 
 @dataclass
@@ -35,14 +34,9 @@ class Orthanc:
         return answer.json()
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return int(taken.getsockname()[1])
-
-
 @pytest.fixture(scope="module")
 def start_orthanc(
-    tmp_path_factory: pytest.TempPathFactory, tool: Callable[[str], str]
+    tmp_path_factory: pytest.TempPathFactory, tool: Callable[[str], str], find_port: Callable[[], int]
 ) -> Iterator[Callable[..., Orthanc]]:
     """Factory: an Orthanc that knows the node on a port as `pacsimile` and, by its other title, `similar`.
 
@@ -57,7 +51,7 @@ def start_orthanc(
             "StorageDirectory": str(folder / "storage"),
             "IndexDirectory": str(folder / "index"),
             "Plugins": [],
-            "HttpPort": free_port(),
+            "HttpPort": find_port(),
             "RemoteAccessAllowed": False,
             "DicomServerEnabled": dicom_port is not None,
             "DicomAet": "ORTHANC",

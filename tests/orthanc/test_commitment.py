@@ -1,6 +1,5 @@
 """Orthanc asks a node for storage commitment, and is told over an association that the node opens."""
 
-import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,9 @@ REPORT_S = 30.0
 
 
 @pytest.fixture(scope="module")
-def orthanc_port() -> int:
+def orthanc_port(find_port: Callable[[], int]) -> int:
     """Where Orthanc will listen for reports."""
-    with socket.create_server(("127.0.0.1", 0)) as held:
-        return int(held.getsockname()[1])
+    return find_port()
 
 
 @pytest.fixture(scope="module")

@@ -15,12 +15,7 @@ from pydicom import Dataset, dcmread
 Factory = Callable[..., Any]
 ORTHANC = Any
 """`Orthanc` of the conftest."""
-PATIENCE_S = 60.0
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return int(taken.getsockname()[1])
+PATIENCE_S = 120.0
 
 
 @dataclass
@@ -34,12 +29,15 @@ class Pair:
 
 @pytest.fixture(scope="module")
 def start_pair(
-    start_shared_node: Factory, start_orthanc: Factory, tmp_path_factory: pytest.TempPathFactory
+    start_shared_node: Factory,
+    start_orthanc: Factory,
+    find_port: Callable[[], int],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Callable[..., Pair]:
     """Factory: further settings of the node are TOML."""
 
     def start(name: str, settings: str = "") -> Pair:
-        orthanc_port, dest_port = free_port(), free_port()
+        orthanc_port, dest_port = find_port(), find_port()
         file = tmp_path_factory.mktemp("settings") / "node.toml"
         peers = [
             f'[[peers]]\naet = "{aet}"\nhost = "127.0.0.1"\nport = {port}\n'
@@ -88,7 +86,7 @@ def dest(tool: Factory, tmp_path: Path) -> Iterator[Callable[[Pair], Path]]:
         folder.mkdir()
         command = [tool("storescp"), "-aet", "DEST", "-od", str(folder), "-uf", "+xa", str(pair.dest_port)]
         processes.append(subprocess.Popen(command, env={**os.environ, "TCP_NODELAY": "1"}))
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 120
         while True:
             try:
                 socket.create_connection(("127.0.0.1", pair.dest_port), 1).close()

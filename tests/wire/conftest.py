@@ -1,13 +1,12 @@
 """A running node on a real port, peers that associate with it, small instances, and an honest small finder."""
 
 import os
-import random
 import shutil
 import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -356,18 +355,10 @@ def query() -> Callable[..., Dataset]:
     return build
 
 
-def free_port() -> int:
-    """Find a port below those that the system hands out by itself: no outgoing connection takes it meanwhile."""
-    for port in random.sample(range(20_000, 32_000), 100):
-        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
-            return port
-    raise OSError("no free port")
-
-
 @pytest.fixture
-def dest_port() -> int:
+def dest_port(find_port: Callable[[], int]) -> int:
     """Where the move destination DEST listens, if a test starts it."""
-    return free_port()
+    return find_port()
 
 
 @pytest.fixture
@@ -388,7 +379,7 @@ def storescp(dcmtk: Callable[[str], str], dest_port: int, tmp_path: Path) -> Ite
         folder.mkdir()
         command = [dcmtk("storescp"), "-aet", "DEST", "-od", str(folder), "-uf", "+B", *options, str(dest_port)]
         processes.append(subprocess.Popen(command, env={**os.environ, "TCP_NODELAY": "1"}))
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 120
         while True:
             try:
                 socket.create_connection(("127.0.0.1", dest_port), 1).close()
