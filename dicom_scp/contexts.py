@@ -1,6 +1,6 @@
 """Which presentation contexts the node accepts (PS3.8 section 7.1.1.13)."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 from pydicom._uid_dict import UID_dictionary
 from pydicom.uid import (
@@ -35,6 +35,12 @@ from pynetdicom.sop_class import (
     Verification,
     uid_to_service_class,
 )
+
+from dicom_scp.transcoding import COMPRESSED_TARGETS, TARGETS
+from indexer.attributes import EMBEDDABLE_SOP_CLASSES
+
+SENDABLE = frozenset({*TARGETS, *COMPRESSED_TARGETS})
+"""Transfer syntaxes in which every CT and MR image can be sent."""
 
 QUERY_TRANSFER_SYNTAXES = (ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian)
 
@@ -106,6 +112,35 @@ def supported_contexts(private_storage_sop_classes: Iterable[str] = ()) -> list[
         storage = build_context(uid, list(STORAGE_TRANSFER_SYNTAXES))
         storage.scu_role = storage.scp_role = True
         contexts.append(storage)
+    return contexts
+
+
+def by_preference(
+    supported: Iterable[PresentationContext],
+    requested: Iterable[PresentationContext],
+    receives: Mapping[UID, bool],
+) -> list[PresentationContext]:
+    """The supported contexts, for a peer that will receive what it asks for by C-GET.
+
+    Of several transfer syntaxes in one context one is accepted, before it is known what will be asked for. For the
+    images that can be sent in every syntax of `SENDABLE` it is the first of these that the peer names: peers begin
+    with what they prefer, and what is stored in that is sent as it is.
+
+    Parameters
+    ----------
+    receives : mapping of UID to bool
+        SOP classes with role selection to whether the peer proposes itself as the SCP (PS3.7 D.3.3.4).
+    """
+    wanted: dict[UID, Sequence[UID]] = {}
+    for one in requested:
+        uid = one.abstract_syntax
+        if uid in EMBEDDABLE_SOP_CLASSES and receives.get(uid) and len(one.transfer_syntax) > 1:
+            wanted.setdefault(uid, [syntax for syntax in one.transfer_syntax if syntax in SENDABLE])
+    contexts = []
+    for context in supported:
+        if first := wanted.get(context.abstract_syntax):
+            context.transfer_syntax = list(dict.fromkeys([*first, *context.transfer_syntax]))
+        contexts.append(context)
     return contexts
 
 

@@ -14,6 +14,7 @@ from pynetdicom.sop_class import (
 from config.model import Settings
 from dicom_scp import statuses
 from dicom_scp.calling import Association, is_lost
+from dicom_scp.contexts import by_preference
 from dicom_scp.errors import Mismatched
 from dicom_scp.identifier import Root, read_identifier
 from dicom_scp.relay import move
@@ -53,6 +54,11 @@ class RetrieveService:
         The network library's own way decodes and encodes every data set, and keeps the whole answer to itself.
         """
         association: Association = event.assoc
+        roles = {uid: item.scp_role for uid, item in association.requestor.role_selection.items()}
+        acceptor, requestor = association.acceptor, association.requestor
+        acceptor.supported_contexts = by_preference(
+            acceptor.supported_contexts, requestor.requested_contexts, roles
+        )
         otherwise = association._serve_request
 
         def serve_request(request: Any, context_id: int) -> None:  # noqa: ANN401 - the library has no types

@@ -16,7 +16,7 @@ from pynetdicom.presentation import PresentationContext
 from config.model import DicomSettings, Peer
 from dicom_scp.calling import MAX_CONTEXTS, Association, associated, next_message, send_request
 from dicom_scp.spool import Spool
-from dicom_scp.transcoding import TARGETS, Transcoder
+from dicom_scp.transcoding import COMPRESSED_TARGETS, TARGETS, Transcoder
 from indexer.catalog.holdings import HeldInstance
 from indexer.errors import Damaged, Refused, Transient
 
@@ -95,7 +95,7 @@ class AssociatedStore:
         """Send one instance; see `Store`."""
         accepted = [
             syntax
-            for syntax in (instance.transfer_syntax_uid, *TARGETS)
+            for syntax in (instance.transfer_syntax_uid, *TARGETS, *COMPRESSED_TARGETS)
             if (instance.sop_class_uid, syntax) in self._contexts
         ]
         if not accepted:

@@ -1,4 +1,4 @@
-"""Stored data sets for peers that do not accept how they came: decompressed, in another uncompressed encoding.
+"""Stored data sets for peers that do not accept how they came: decompressed, or compressed anew without loss.
 
 What decodes the pixel data of strangers can crash or take all memory. It runs in a process of its own, started when
 it is first needed (``python -m dicom_scp.transcoding``), which ends when its standard input is closed.
@@ -22,13 +22,22 @@ from pydicom import Dataset, config
 from pydicom.dataset import FileMetaDataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset
-from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import (
+    UID,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGLSLossless,
+    RLELossless,
+)
 
 from dicom_scp.parsing import encoding_of, parse
 from indexer.errors import Refused
 
 TARGETS = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
 """Transfer syntaxes that any data set can be sent in; the first one accepted is used."""
+COMPRESSED_TARGETS = (JPEGLSLossless, JPEG2000Lossless, RLELossless)
+"""Those that pixels of up to 16 bits can be compressed to without loss, for who accepts nothing else."""
 
 _WORD_BYTES = {"OW": 2, "OF": 4, "OL": 4, "OD": 8, "OV": 8}
 _LINE = 4096
@@ -36,21 +45,21 @@ _TIMEOUT_S = 300.0
 
 
 def transcoded(dataset: bytes, transfer_syntax_uid: str, target_uid: str) -> bytes:
-    """The data set in another, uncompressed encoding; its SOP Instance UID stays (PS3.4 B.4.1.3).
+    """The data set in another encoding, without loss; its SOP Instance UID stays (PS3.4 B.4.1.3).
 
-    Colour images that were compressed as YBR become RGB.
+    Colour images that were compressed as YBR become RGB. What has no pixel data is not compressed (PS3.5 A.4).
 
     Parameters
     ----------
     dataset : bytes
         Encoded, without File Meta Information.
     target_uid : str
-        Explicit or Implicit VR Little Endian.
+        One of `TARGETS` or `COMPRESSED_TARGETS`.
 
     Raises
     ------
     Refused
-        It cannot be parsed or decompressed.
+        It cannot be parsed, decompressed or compressed.
     """
     _, is_little_endian, _ = encoding_of(transfer_syntax_uid)
     parsed = parse(dataset, transfer_syntax_uid)
@@ -64,11 +73,14 @@ def transcoded(dataset: bytes, transfer_syntax_uid: str, target_uid: str) -> byt
             parsed.decompress(generate_instance_uid=False)
         if not is_little_endian:
             _swap_words(parsed)
+        if UID(target_uid).is_encapsulated and "PixelData" in parsed:
+            parsed.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian  # that is what it is by now
+            parsed.compress(UID(target_uid), generate_instance_uid=False)
         write_dataset(buffer, parsed)
     except MemoryError:
-        raise Refused("the data set needs more memory to decode than it may take") from None
+        raise Refused("the data set needs more memory to transcode than it may take") from None
     except Exception as error:  # codecs of hostile bytes raise anything at all
-        raise Refused(f"the data set cannot be decoded: {type(error).__name__}") from error
+        raise Refused(f"the data set cannot be transcoded: {type(error).__name__}") from error
     encoded: bytes = buffer.parent.getvalue()  # type: ignore[union-attr]
     return encoded
 

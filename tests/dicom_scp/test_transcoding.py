@@ -16,12 +16,13 @@ from pydicom.uid import (
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
+    JPEGLSLossless,
     RLELossless,
 )
 
 from dicom_scp.equivalence import same_content
 from dicom_scp.parsing import parse
-from dicom_scp.transcoding import Transcoder, transcoded
+from dicom_scp.transcoding import COMPRESSED_TARGETS, Transcoder, transcoded
 from indexer.errors import Refused
 
 
@@ -91,12 +92,36 @@ def test_compressed_to_uncompressed(transcoder: Transcoder, syntax: str) -> None
         assert made.PatientName == "Müller^Jürgen"
 
 
+@pytest.mark.parametrize("target", COMPRESSED_TARGETS)
+@pytest.mark.parametrize("source", [ExplicitVRBigEndian, ImplicitVRLittleEndian, RLELossless])
+def test_to_compressed_and_back(transcoder: Transcoder, source: str, target: str) -> None:
+    dataset = image()
+    if source == RLELossless:
+        dataset.compress(RLELossless, generate_instance_uid=False)
+    elif source == ExplicitVRBigEndian:
+        dataset.PixelData = np.arange(4096, dtype=">u2").tobytes()
+        dataset["PixelData"].VR = "OW"
+    made = transcoder.transcoded(encoded(dataset, source), source, target)
+    assert parse(made, target).PixelData.startswith(b"\xfe\xff\x00\xe0")
+    assert parse(made, target).SOPInstanceUID == "2.25.5"
+    back = parse(transcoder.transcoded(made, target, ExplicitVRLittleEndian), ExplicitVRLittleEndian)
+    assert back.PixelData == image().PixelData
+
+
+def test_what_has_no_pixels_is_not_compressed() -> None:
+    dataset = image()
+    del dataset.PixelData
+    was = encoded(dataset, ImplicitVRLittleEndian)
+    made = transcoded(was, ImplicitVRLittleEndian, JPEGLSLossless)
+    assert same_content(was, ImplicitVRLittleEndian, made, ExplicitVRLittleEndian)
+
+
 def test_what_cannot_be_decoded_is_refused_and_the_next_is_not(transcoder: Transcoder) -> None:
     dataset = image()
     dataset.compress(RLELossless, generate_instance_uid=False)
     dataset.PixelData = encapsulate([b"\1" * 100])
     torn = encoded(dataset, RLELossless)
-    with pytest.raises(Refused, match="decoded"):
+    with pytest.raises(Refused, match="transcoded"):
         transcoder.transcoded(torn, RLELossless, ExplicitVRLittleEndian)
     with pytest.raises(Refused):
         transcoder.transcoded(b"\1\2\3", ExplicitVRLittleEndian, ImplicitVRLittleEndian)

@@ -6,13 +6,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from pydicom import Dataset, dcmread
 from pydicom.uid import (
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
+    JPEG2000Lossless,
     JPEGLSLossless,
+    RLELossless,
 )
 from pynetdicom.sop_class import PatientRootQueryRetrieveInformationModelGet as PatientGet
 from pynetdicom.sop_class import PatientRootQueryRetrieveInformationModelMove as PatientMove
@@ -140,29 +143,48 @@ def test_big_endian_words_are_turned_round(
     assert came.Rows == 8
 
 
-@pytest.mark.parametrize("option", ["+x=", "+xt"])
+@pytest.mark.parametrize(
+    ("option", "agreed"),
+    [
+        ("+x=", ExplicitVRLittleEndian),
+        ("+xb", ExplicitVRLittleEndian),
+        ("+xs", ExplicitVRLittleEndian),
+        ("+xt", JPEGLSLossless),
+        ("+xv", JPEG2000Lossless),
+        ("+xr", RLELossless),
+    ],
+)
+@pytest.mark.parametrize("held", [ExplicitVRLittleEndian, JPEGLSLossless])
 def test_getscu(
     node: Node,
+    peer: Factory,
+    instance: Factory,
     dcmtk: Factory,
-    real_series: list[list[Path]],
     tmp_path: Path,
+    held: str,
     option: str,
+    agreed: str,
 ) -> None:
-    files = next(files for files in real_series if bytes_of(files[0])[0] == JPEGLSLossless)[:3]
-    receiver = Receiver(node.catalog, node.spool, "keep-first")
-    *_, study = [receiver.take_file(file).study_instance_uid for file in files]
+    """It proposes what it prefers and the uncompressed transfer syntaxes in one context."""
+    pixels = np.random.default_rng(1).integers(0, 4096, (64, 64), dtype=np.uint16)
+    dataset = instance(Rows=64, Columns=64, PixelData=pixels.tobytes())
+    if held == JPEGLSLossless:
+        dataset.compress(JPEGLSLossless, generate_instance_uid=False)
+    assert peer(node).send(dataset)[0].Status == 0
     folder = tmp_path / "got"
     folder.mkdir()
     command = [dcmtk("getscu"), "-v", "-S", option, "+B", "-od", str(folder), "-aec", "SIMILAR"]
-    keys = ["-k", "QueryRetrieveLevel=STUDY", "-k", f"StudyInstanceUID={study}"]
+    keys = ["-k", "QueryRetrieveLevel=STUDY", "-k", "StudyInstanceUID=2.25.1"]
     code, text = run([*command, "127.0.0.1", str(node.port), *keys])
     assert code == 0, text
-    assert "Number of Completed Suboperations : 3" in text
-    got = received(folder)
-    assert len(got) == 3
-    for uid, file in got.items():
-        came, was = dcmread(file), dcmread(node.spool.path(node.catalog.lookup.instance_path(uid)))
-        assert (came.pixel_array == was.pixel_array).all()
+    assert "Number of Completed Suboperations : 1" in text
+    ((uid, file),) = received(folder).items()
+    assert uid == dataset.SOPInstanceUID
+    assert bytes_of(file)[0] == agreed
+    if held == agreed:
+        assert bytes_of(file) == stored(node, uid)
+    else:
+        assert (dcmread(file).pixel_array == pixels).all()
 
 
 @pytest.mark.parametrize("syntax", [JPEGLSLossless, ExplicitVRLittleEndian, ImplicitVRLittleEndian])
