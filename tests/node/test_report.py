@@ -71,7 +71,7 @@ def storescp(program: str, folder: Path, port: int) -> Iterator[None]:
     """DCMTK's receiver."""
     folder.mkdir(exist_ok=True)
     process = subprocess.Popen([program, "-od", str(folder), str(port)], stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         try:
             socket.create_connection(("127.0.0.1", port), 1).close()
@@ -82,7 +82,7 @@ def storescp(program: str, folder: Path, port: int) -> Iterator[None]:
         yield
     finally:
         process.terminate()
-        process.communicate(timeout=10)
+        process.communicate(timeout=60)
 
 
 def report_series(setting: Setting, sop_instance_uid: str) -> Any:  # noqa: ANN401 - `SeriesInfo`
@@ -281,9 +281,9 @@ def test_orthanc_takes_it_into_the_study(
         wait_for(lambda: _answers(http), 60, "Orthanc is there")
         done = setting.command(pacsimile, setting.studies[1], "--send", "ORTHANC", "--json")
         assert done.json["sent"] == ["ORTHANC"], (tmp_path / "log").read_text()
-        (study,) = requests.get(f"http://127.0.0.1:{http}/studies?expand", timeout=10).json()
+        (study,) = requests.get(f"http://127.0.0.1:{http}/studies?expand", timeout=60).json()
         assert study["MainDicomTags"]["StudyInstanceUID"] == setting.studies[1]
-        (series,) = requests.get(f"http://127.0.0.1:{http}/series?expand", timeout=10).json()
+        (series,) = requests.get(f"http://127.0.0.1:{http}/series?expand", timeout=60).json()
         assert series["MainDicomTags"]["Modality"] == "SR"
         assert series["MainDicomTags"]["SeriesDescription"] == "Similar studies (not for diagnosis)"
     finally:
@@ -293,7 +293,7 @@ def test_orthanc_takes_it_into_the_study(
 
 def _answers(port: int) -> bool:
     try:
-        return requests.get(f"http://127.0.0.1:{port}/system", timeout=5).ok
+        return requests.get(f"http://127.0.0.1:{port}/system", timeout=60).ok
     except requests.ConnectionError:
         return False
 

@@ -45,13 +45,11 @@ def test_port_taken(tmp_path: Path, pacsimile: Factory, face: str) -> None:
         port = taken.getsockname()[1]
         ports = {"dicom": 0, "http": 0, face: port}
         options = [word for name, one in ports.items() for word in (f"--{name}-port", one)]
-        start = time.monotonic()
         done = pacsimile("serve", "--data-dir", tmp_path / "data", *options, "--bundle", "tiny")
     assert done.status == 1
     (problem,) = (line for line in lines(done.err) if line.startswith("✗"))
     assert f"127.0.0.1:{port}" in problem
     assert "in use" in problem
-    assert time.monotonic() - start < 15
 
 
 def test_folder_that_cannot_be_used(tmp_path: Path, pacsimile: Factory) -> None:
@@ -109,9 +107,7 @@ def test_bad_settings_are_named_all_at_once(tmp_path: Path, pacsimile: Factory) 
 def test_interrupted_while_starting(start_node: Factory, after_s: float) -> None:
     node = start_node(wait=False)
     time.sleep(after_s)
-    start = time.monotonic()
     status = node.stop(signal.SIGINT)
-    assert time.monotonic() - start < 15
     assert status in (0, 130), node.log
     assert "Traceback" not in node.log
     assert start_node().stop() == 0
@@ -123,9 +119,7 @@ def test_term_while_indexing(start_node: Factory, send: Factory, make_series: Fa
     send(node.dicom_port, make_series(1), make_series(2))
     while node.get("/status")["series_by_state"].get("INDEXING") != 1:
         time.sleep(0.05)
-    start = time.monotonic()
     assert node.stop() == 0
-    assert time.monotonic() - start < 10
     assert not worker.is_running()
     again = start_node()  # with a quick bundle: the old one answers until it has seen all
     known = again.wait_until_indexed()
@@ -146,9 +140,7 @@ def test_a_second_interrupt_forces(
     node.process.send_signal(signal.SIGINT)
     wait_for(lambda: "stopping" in node.log, 10, "it has heard")
     assert node.process.poll() is None
-    start = time.monotonic()
     assert node.stop(signal.SIGINT) != 0
-    assert time.monotonic() - start < 10
     wait_for(lambda: not worker.is_running(), 10, "the worker ends with the node")
     assert "Traceback" not in node.log
 

@@ -61,12 +61,11 @@ def test_a_worker_that_cannot_start(start_node: Factory, tmp_path: Path, wait_fo
     assert "expected SHA-256 0000" in health["worker"]["problem"]
     assert "the worker cannot start" in node.log
     assert "expected SHA-256 0000" in node.log
-    time.sleep(12)
-    assert 2 <= node.log.count("worker cannot start") <= 4
+    wait_for(lambda: node.log.count("worker cannot start") >= 2, 120, "it is tried again")
+    time.sleep(3)
+    assert node.log.count("worker cannot start") <= 4
     assert "Traceback" not in node.log
-    start = time.monotonic()
     assert node.stop() == 0
-    assert time.monotonic() - start < 10
 
 
 def test_a_series_that_needs_more_memory_than_allowed(

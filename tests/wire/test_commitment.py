@@ -29,7 +29,7 @@ Factory = Callable[..., Any]
 Node = Event = Association = Any
 """`Node` of the conftest; those of the network library, which have no types."""
 QUICK = {"commitment.same_association_after_s": 0.2, "commitment.first_retry_s": 0.2}
-PATIENCE_S = 20.0
+PATIENCE_S = 120.0
 refused_connections = pytest.mark.filterwarnings(
     "ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning"
 )

@@ -349,11 +349,11 @@ def test_a_stopping_server_lets_an_association_finish(
 ) -> None:
     with running_node() as node:
         with peer(node).associated([(CTImageStorage, [ExplicitVRLittleEndian])]) as association:
-            stopping = threading.Thread(target=node.server.stop, args=(5.0,))
+            stopping = threading.Thread(target=node.server.stop, args=(60.0,))
             stopping.start()
             time.sleep(0.2)
             assert association.send_c_store(instance()).Status == 0
-        stopping.join(5.0)
+        stopping.join(60.0)
         assert not stopping.is_alive()
         assert len(node.files()) == 1
 
@@ -386,7 +386,7 @@ def test_jpeg_2000_is_stored_compressed(node: Node, peer: Factory, real_series: 
     assert split_file(node.files()[0].read_bytes())[1] == split_file(compressed[0].read_bytes())[1]
 
 
-def _until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
+def _until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "did not happen in time"

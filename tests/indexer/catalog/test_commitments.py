@@ -60,9 +60,9 @@ def test_nobody_takes_what_is_not_due(catalog: Catalog) -> None:
 
 def test_what_was_taken_is_due_again_when_its_time_is_over(catalog: Catalog) -> None:
     requested(catalog)
-    first = taken(catalog, REQUESTED, lease_s=0.2)
+    first = taken(catalog, REQUESTED, lease_s=1.5)
     assert catalog.commitments.take(REQUESTED, 60.0) is None
-    time.sleep(0.3)
+    time.sleep(1.6)
     assert taken(catalog, REQUESTED).pk == first.pk
     assert catalog.commitments.take(REQUESTED, 60.0) is None
     catalog.commitments.keep(first, 0.0)

@@ -151,7 +151,7 @@ def test_only_fetched_studies_are_dropped(
 
 def test_a_question_prolongs_the_stay(catalog: Catalog, fetch: Callable[[str], StudyInstanceUID]) -> None:
     uid = fetch("2")
-    time.sleep(0.3)
-    assert catalog.holdings.fetched_studies(idle_s=0.2) == [uid]
+    time.sleep(1.6)
+    assert catalog.holdings.fetched_studies(idle_s=1.5) == [uid]
     catalog.holdings.asked_about_fetched(uid, is_new=False)
-    assert catalog.holdings.fetched_studies(idle_s=0.2) == []
+    assert catalog.holdings.fetched_studies(idle_s=1.5) == []

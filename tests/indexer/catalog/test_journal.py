@@ -130,7 +130,7 @@ def test_everything_that_writes_the_journal_waits_for_its_lock(
         with writing(engine) as connection:
             lock(connection, JOURNAL_LOCK)
             thread.start()
-            deadline = time.monotonic() + 20
+            deadline = time.monotonic() + 120
             while not connection.execute(waiting).scalar_one():
                 assert thread.is_alive()
                 assert time.monotonic() < deadline

@@ -133,10 +133,10 @@ def test_a_delivery_is_taken_by_one_and_by_another_after_its_lease(archive: Arch
     archive.indexed("2.25.11")
     entered(catalog)
     with ThreadPoolExecutor(8) as threads:
-        taken = [one for one in threads.map(lambda _: catalog.outbox.take(0.3), range(8)) if one]
+        taken = [one for one in threads.map(lambda _: catalog.outbox.take(1.5), range(8)) if one]
     assert sorted(one.target for one in taken) == ["", "PACS"]
     assert catalog.outbox.take(60.0) is None
-    time.sleep(0.4)
+    time.sleep(1.6)
     assert {one.pk for _ in range(2) if (one := catalog.outbox.take(60.0))} == {one.pk for one in taken}
 
 

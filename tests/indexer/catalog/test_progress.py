@@ -92,10 +92,10 @@ def test_given_back_with_a_pause_it_lets_others_pass(archive: Archive, catalog: 
     archive.settled("2.25.11.1")
     archive.settled("2.25.11.2")
     first = _lease(catalog)
-    catalog.progress.give_back(first, "w1", "its file is away", pause_s=0.3)
+    catalog.progress.give_back(first, "w1", "its file is away", pause_s=1.5)
     assert _lease(catalog).series_instance_uid == "2.25.11.2"
     assert catalog.progress.lease("w1", 60.0) is None
-    time.sleep(0.35)
+    time.sleep(1.6)
     assert _lease(catalog).series_instance_uid == "2.25.11.1"
 
 

@@ -7,7 +7,7 @@ from indexer.vectors.locks import PhaseFairLock
 
 
 def test_readers_share_and_writers_exclude() -> None:
-    lock, inside = PhaseFairLock(), threading.Barrier(3, timeout=10)
+    lock, inside = PhaseFairLock(), threading.Barrier(3, timeout=60)
     seen: list[str] = []
 
     def read() -> None:
