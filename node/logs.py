@@ -14,6 +14,7 @@ _QUIET = {
     "pydicom": logging.ERROR,
     "pymilvus": logging.ERROR,
     "pynetdicom": logging.ERROR,
+    "urllib3": logging.ERROR,
     "uvicorn": logging.WARNING,
 }
 """Loggers of libraries that repeat attribute values, or say at length what we say ourselves."""

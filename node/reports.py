@@ -39,6 +39,7 @@ from indexer.catalog.engine import blocks
 from indexer.catalog.lookup import Entity, Level, Prefilter, SeriesInfo
 from indexer.errors import Damaged, NotFound, Refused
 from indexer.uids import SeriesInstanceUID, SOPInstanceUID, StudyInstanceUID
+from node.orthanc.filing import file_at_orthanc
 
 SOP_CLASS_UID = Comprehensive3DSRStorage
 _OF_REPORTS = uuid.UUID("0b8f4b0c-4dbf-4f1c-9c39-5b8f6b1f3f62")
@@ -112,11 +113,11 @@ class Reports:
         return self._spool.path(str(path)).read_bytes()
 
     def can_send_to(self, aet: str) -> bool:
-        """Whether a peer has the AE title."""
-        return self._settings.peer(aet) is not None
+        """Whether a peer has the AE title, or the Orthanc beside the node has that name."""
+        return self._settings.can_file_to(aet)
 
     def send(self, sop_instance_uid: SOPInstanceUID, aet: str) -> None:
-        """Send a report to a peer; when this returns, the peer has stored it.
+        """Send a report to a peer, or to the Orthanc over its REST API; when this returns, it is stored there.
 
         Raises
         ------
@@ -125,6 +126,9 @@ class Reports:
         NotFound, Damaged
             As `file`.
         """
+        if self._settings.files_to_orthanc(aet):
+            file_at_orthanc(self._settings.orthanc, self.part10(sop_instance_uid))
+            return
         peer = self._settings.peer(aet)
         if peer is None:
             raise Refused(f"no peer has the AE title {aet}")

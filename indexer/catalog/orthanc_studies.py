@@ -85,7 +85,7 @@ class OrthancStudies:
             known = get_meta(connection, _CURSOR + server)
         return Cursor(*json.loads(known)) if known else None
 
-    def enter(self, server: str, news: Sequence[News], cursor: Cursor) -> None:
+    def enter(self, server: str, news: Sequence[News], cursor: Cursor | None) -> None:
         """Enter studies that are new or have changed, and how far the changes were read, in one transaction.
 
         A study that waits already is due at the earlier of both times.
@@ -94,7 +94,8 @@ class OrthancStudies:
         with writing(self._engine) as connection:
             for block in blocks(latest.values()):
                 _enter(connection, server, block)
-            set_meta(connection, _CURSOR + server, json.dumps([cursor.sequence, cursor.mark]))
+            if cursor is not None:
+                set_meta(connection, _CURSOR + server, json.dumps([cursor.sequence, cursor.mark]))
 
     def take(self, server: str, lease_s: float) -> WaitingStudy | None:
         """Take the study that has been due longest; nobody else takes it for `lease_s`."""

@@ -30,14 +30,14 @@ _INTERRUPTED = 130
 def ingest(settings: Settings, paths: Sequence[Path], *, index: bool, as_json: bool) -> None:
     """Take files in, then index them unless a node runs on the data folder."""
     logs.configure_for_command(settings.log)
-    encoder_id = _usable_encoder(settings) if index else EncoderId("")
+    encoder_id = usable_encoder(settings) if index else EncoderId("")
     folder.prepare(settings.data_dir)
     refused: dict[str, str] = {}
     files = sorted({file for one in paths for file in _files(one, refused)})
     with Catalog(settings.catalog_url) as catalog:
         verdicts = _take_in(settings, catalog, files, refused)
         if index:
-            _work(settings, catalog, encoder_id)
+            work_off(settings, catalog, encoder_id)
         result = {"files": len(files), **verdicts, "refused": refused, "status": status_json(catalog)}
     if as_json:
         print_json(result)
@@ -52,7 +52,7 @@ def reindex(settings: Settings, *, study: str | None, parked: bool, resume: bool
     """Send series through indexing again and watch, or do it here where no node runs."""
     logs.configure_for_command(settings.log)
     with existing_catalog(settings) as catalog:
-        encoder_id = _usable_encoder(settings)
+        encoder_id = usable_encoder(settings)
         _demand_same_encoder(settings, encoder_id)
         if not resume:
             uid = StudyInstanceUID(study) if study else None
@@ -60,7 +60,7 @@ def reindex(settings: Settings, *, study: str | None, parked: bool, resume: bool
             errors.print(f"{number} series to embed again")
             if given_up := catalog.holdings.released_series():
                 errors.print(f"not those whose files were given up (storage.keep): {given_up} series in all")
-        _work(settings, catalog, encoder_id)
+        work_off(settings, catalog, encoder_id)
         known = status_json(catalog)
     if as_json:
         print_json(known)
@@ -108,7 +108,7 @@ def _size_bytes(file: Path) -> int:
         raise Refused(f"the file cannot be read: {error.strerror}") from error
 
 
-def _usable_encoder(settings: Settings) -> EncoderId:
+def usable_encoder(settings: Settings) -> EncoderId:
     """Name the encoder, before anything is done, if its weights are at hand."""
     bundle = read_bundle(settings.bundle)
     bundle.weight_files()
@@ -126,7 +126,7 @@ def _demand_same_encoder(settings: Settings, encoder_id: EncoderId) -> None:
         )
 
 
-def _work(settings: Settings, catalog: Catalog, encoder_id: EncoderId) -> None:
+def work_off(settings: Settings, catalog: Catalog, encoder_id: EncoderId) -> None:
     """Index what waits, here; where a node or another command does, watch until all is done or it has gone."""
     me = folder.Holder(is_node=False, encoder_id=encoder_id)
     while True:

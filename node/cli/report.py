@@ -24,7 +24,7 @@ def report(
 ) -> None:
     """Make a report, keep it, write it to a file, send it; exit status 1 where a peer did not take it."""
     logs.configure_for_command(settings.log)
-    unknown = [aet for aet in send if settings.peer(aet) is None]
+    unknown = [aet for aet in send if not settings.can_file_to(aet)]
     if unknown:
         raise ConfigError([f"no peer has the AE title {aet}: name it in [[peers]]" for aet in unknown])
     with existing_catalog(settings) as catalog:
