@@ -18,6 +18,8 @@ app = typer.Typer(
 )
 config_app = typer.Typer(no_args_is_help=True, help="Look at the settings.")
 app.add_typer(config_app, name="config")
+orthanc_app = typer.Typer(no_args_is_help=True, help="Work with the Orthanc beside the node.")
+app.add_typer(orthanc_app, name="orthanc")
 _SECRET_SETTINGS: Any = {"catalog": {"url"}, "vectors": {"milvus_uri"}, "rules": {"__all__": {"url"}}}
 """Addresses that may hold a password."""
 
@@ -264,6 +266,26 @@ def demo(
     from node.cli.demo import run
 
     run(settings_from(None, bundle=bundle), keep, patients, as_json=json)
+
+
+@orthanc_app.command("sync")
+def orthanc_sync(
+    url: Annotated[str | None, typer.Option(help="Address of its REST API.", show_default=False)] = None,
+    data_dir: DataDir = None,
+    bundle: BundleName = None,
+    config: ConfigFile = None,
+    index: Annotated[bool, typer.Option(help="Index what was taken over, unless a node that runs will.")] = True,
+    json: AsJson = False,
+) -> None:
+    """Take over every study of an Orthanc that is not here yet, and index it.
+
+    Interrupt it at any time and start it again: what is here is not fetched twice. A node may run meanwhile.
+    Credentials are settings: see [cyan]pacsimile config defaults[/cyan], section orthanc.
+    """
+    from node.cli.orthanc import sync as run
+
+    settings = settings_from(config, data_dir=data_dir, bundle=bundle, orthanc__url=url)
+    run(settings, index=index, as_json=json)
 
 
 @config_app.command("check")
