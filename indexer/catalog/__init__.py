@@ -3,6 +3,7 @@
 from types import TracebackType
 from typing import Self
 
+from indexer.catalog.browse import Browse
 from indexer.catalog.commitments import Commitments
 from indexer.catalog.embeddings import Embeddings
 from indexer.catalog.engine import open_engine
@@ -17,6 +18,7 @@ from indexer.catalog.states import SeriesState
 from indexer.catalog.tombstones import Tombstones
 
 __all__ = [
+    "Browse",
     "Catalog",
     "Commitments",
     "Embeddings",
@@ -58,6 +60,7 @@ class Catalog:
         self.journal = Journal(self._engine)
         self.holdings = Holdings(self._engine)
         self.lookup = Lookup(self._engine)
+        self.browse = Browse(self._engine)
         self.commitments = Commitments(self._engine)
         self.tombstones = Tombstones(self._engine)
         self.outbox = Outbox(self._engine)

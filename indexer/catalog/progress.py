@@ -15,6 +15,9 @@ from indexer.errors import NotFound
 from indexer.series import ReceivingSeries, settled
 from indexer.uids import EncoderId, SeriesInstanceUID, StudyInstanceUID
 
+_FILES_ARE_HERE = ~exists().where(released.c.series_pk == series.c.id)
+_AS_NEW: Mapping[str, Any] = {"state": SeriesState.SETTLED, "attempts": 0, "reason": ""}
+
 
 @dataclass(frozen=True)
 class LeasedSeries:
@@ -206,7 +209,7 @@ class Progress:
             The study is not in the catalog.
         """
         states = [SeriesState.PARKED] if parked_only else [SeriesState.PARKED, SeriesState.INDEXED]
-        chosen = series.c.state.in_(states) & ~exists().where(released.c.series_pk == series.c.id)
+        chosen = series.c.state.in_(states) & _FILES_ARE_HERE
         with writing(self._engine) as connection:
             if study_instance_uid is not None:
                 study_pk = connection.execute(
@@ -215,8 +218,14 @@ class Progress:
                 if study_pk is None:
                     raise NotFound(f"no study {study_instance_uid} in the catalog")
                 chosen &= series.c.study_pk == study_pk
-            values = {"state": SeriesState.SETTLED, "attempts": 0, "reason": ""}
-            return connection.execute(update(series).where(chosen).values(**values)).rowcount
+            return connection.execute(update(series).where(chosen).values(**_AS_NEW)).rowcount
+
+    def retry(self, series_instance_uid: str) -> bool:
+        """Send one PARKED series through indexing again; whether there was one, with its files."""
+        chosen = (series.c.series_instance_uid == series_instance_uid) & (series.c.state == SeriesState.PARKED)
+        with writing(self._engine) as connection:
+            retried = update(series).where(chosen, _FILES_ARE_HERE).values(**_AS_NEW)
+            return connection.execute(retried).rowcount > 0
 
     def outstanding(self) -> int:
         """How many series are on their way: RECEIVING, SETTLED or INDEXING."""

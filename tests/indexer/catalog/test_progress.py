@@ -190,3 +190,14 @@ def test_what_an_encoder_has_not_seen(archive: Archive, catalog: Catalog) -> Non
     archive.finish(first, None, [], "encoder-b")
     uids = [one.series_instance_uid for one in catalog.progress.not_yet_by("encoder-b", 9)]
     assert uids == ["2.25.12"]
+
+
+def test_a_person_has_one_parked_series_tried_again(archive: Archive, catalog: Catalog) -> None:
+    for series in (SERIES, "2.25.12"):
+        catalog.progress.park(archive.leased(series), "w1", "no volume")
+    assert catalog.progress.retry(SERIES)
+    assert archive.state() == (SeriesState.SETTLED, "")
+    assert archive.state("2.25.12") == (SeriesState.PARKED, "no volume")
+    assert _lease(catalog).attempts == 1
+    assert not catalog.progress.retry(SERIES)
+    assert not catalog.progress.retry("2.25.404")
