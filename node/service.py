@@ -19,10 +19,11 @@ from indexer.errors import Transient
 from indexer.keeper import IndexKeeper
 from indexer.priors import Priors
 from indexer.search import Search
-from indexer.uids import EncoderId
+from indexer.uids import EncoderId, SeriesInstanceUID
 from node import folder
 from node.courier import Courier
 from node.forgetting import Eraser
+from node.orthanc.follower import Follower
 from node.reports import Reports
 from node.supervisor import WorkerHealth, WorkerState, WorkerSupervisor
 from node.web.api import make_app
@@ -60,6 +61,7 @@ class Node:
         self._dicom: DicomServer | None = None
         self._http: HttpServer | None = None
         self._supervisor: WorkerSupervisor | None = None
+        self._follower: Follower | None = None
 
     @property
     def worker(self) -> WorkerHealth:
@@ -129,10 +131,21 @@ class Node:
         courier = Courier(settings, catalog, Spool(settings.spool_dir), search, reports)
         courier.start()
         parts.callback(courier.stop, _DRAIN_S)
+        self._follow_orthanc(catalog)
         http.start()
         parts.callback(http.stop)
         dicom.start()
         parts.callback(dicom.stop, _DRAIN_S)
+
+    def _follow_orthanc(self, catalog: Catalog) -> None:
+        if self.settings.orthanc.url and self.settings.orthanc.follow:
+            follower = self._follower = Follower(self.settings, catalog, Spool(self.settings.spool_dir))
+            follower.start()
+            self._parts.callback(follower.stop, _DRAIN_S)
+
+    def _coming_in(self, dicom: DicomServer) -> set[SeriesInstanceUID]:
+        """Series that somebody is just sending, or that are just being fetched."""
+        return dicom.being_sent().union(self._follower.being_taken() if self._follower else ())
 
     def stop(self) -> None:
         """Stop every part in reverse order: no new work, open associations and the present series drained."""
@@ -166,7 +179,7 @@ class Node:
         """Settle series, follow the catalog's journal, write snapshots, erase what was forgotten."""
         while not self._stopping.wait(_TICK_S):
             try:
-                catalog.progress.settle(self.settings.indexing.quiet_time_s, dicom.being_sent())
+                catalog.progress.settle(self.settings.indexing.quiet_time_s, self._coming_in(dicom))
                 keeper.refresh()
                 keeper.snapshot_if_due()
                 eraser.work_off()
