@@ -16,9 +16,17 @@ ENVIRONMENT_PREFIX = "PACSIMILE_"
 CONFIG_FILE_VARIABLE = "PACSIMILE_CONFIG"
 
 _SECRET = frozenset(
-    {"catalog.url", "vectors.milvus_uri", "rules.url", "orthanc.url", "orthanc.password", "orthanc.token"}
+    {
+        "catalog.url",
+        "vectors.milvus_uri",
+        "rules.url",
+        "http.tokens",
+        "orthanc.url",
+        "orthanc.password",
+        "orthanc.token",
+    }
 )
-"""Settings that may hold a password: no message repeats them."""
+"""Settings that are or may hold secrets: no message repeats them."""
 
 Flat = dict[str, Any]
 """Dotted key (``dicom.port``) to value."""
@@ -74,6 +82,21 @@ def load_settings(
 def defaults_text() -> str:
     """Text of the commented defaults, every key with its meaning."""
     return resources.files("config").joinpath("defaults.toml").read_text(encoding="utf-8")
+
+
+def without_secrets(settings: Settings) -> dict[str, Any]:
+    """Describe settings as plain values for JSON; those that are or may hold secrets are left out."""
+    shown: dict[str, Any] = _pruned(settings.model_dump(mode="json"), "")
+    return shown
+
+
+def _pruned(value: Any, prefix: str) -> Any:  # noqa: ANN401 - any JSON
+    if isinstance(value, list):
+        return [_pruned(one, prefix) for one in value]
+    if not isinstance(value, dict):
+        return value
+    keys = {name: f"{prefix}.{name}".lstrip(".") for name in value}
+    return {name: _pruned(one, keys[name]) for name, one in value.items() if keys[name] not in _SECRET}
 
 
 def _from_file(file: Path | None, problems: list[str]) -> Iterator[tuple[str, Any, str]]:

@@ -11,6 +11,8 @@ Port = Annotated[int, Field(ge=0, le=65535)]
 AETitle = Annotated[str, StringConstraints(min_length=1, max_length=16, pattern=r"^[!-\[\]-~]+$")]
 """1 to 16 characters of the default repertoire without backslash or spaces (PS3.5 table 6.2-1, VR AE)."""
 OptionalAETitle = Annotated[str, StringConstraints(max_length=16, pattern=r"^[!-\[\]-~]*$")]
+HttpToken = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._~+/-]{16,512}=*$")]
+"""A bearer token (RFC 6750 section 2.1), too long to be guessed."""
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 PositiveInt = Annotated[int, Field(gt=0)]
 
@@ -65,11 +67,14 @@ class HttpSettings(Section):
     ----------
     viewer_urls : tuple of str
         ``NAME=URL``: links that the page offers for a study, with what is to be filled in, in braces.
+    tokens : tuple of str
+        Any of these lets its bearer in (RFC 6750); without one, whoever reaches the port may do everything.
     """
 
     host: str
     port: Port
     viewer_urls: tuple[ViewerUrl, ...]
+    tokens: tuple[HttpToken, ...]
 
 
 class StorageSettings(Section):
@@ -231,6 +236,7 @@ class SearchSettings(Section):
     """From a query to a ranked answer."""
 
     candidates_per_chunk: PositiveInt
+    least_similarity: Annotated[float, Field(ge=0, le=1)]
 
 
 class LogSettings(Section):

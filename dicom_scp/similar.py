@@ -70,7 +70,7 @@ def similar(
 
 
 def _ask(lookup: Lookup, finder: Finder, question: Question, cancelled: Callable[[], bool]) -> Answer:
-    allowed = _allowed_series(lookup, question.filters)
+    allowed = allowed_series(lookup, question.filters)
     try:
         found = finder.similar(question.seed, limit=question.limit, allowed_series=allowed, cancelled=cancelled)
     except (NotFound, Parked, Transient) as error:
@@ -89,7 +89,14 @@ def _own_newest_first(lookup: Lookup, found: Answer) -> Answer:
     return replace(found, hits=tuple(replace(hit, rank=rank) for rank, hit in ranked))
 
 
-def _allowed_series(lookup: Lookup, filters: Sequence[Key]) -> frozenset[int] | None:
+def allowed_series(lookup: Lookup, filters: Sequence[Key]) -> frozenset[int] | None:
+    """Keys of the series that matching keys let be found; None where no key says anything.
+
+    Raises
+    ------
+    Mismatched
+        A value cannot be meant.
+    """
     usable = [key for key in filters if is_supported(key, Level.SERIES)]
     if not usable:
         return None

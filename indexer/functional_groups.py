@@ -13,6 +13,9 @@ MACROS: dict[str, tuple[tuple[str, str], ...]] = {
     "RescaleSlope": (("PixelValueTransformationSequence", "RescaleSlope"),),
     "RescaleIntercept": (("PixelValueTransformationSequence", "RescaleIntercept"),),
     "RescaleType": (("PixelValueTransformationSequence", "RescaleType"),),
+    "WindowCenter": (("FrameVOILUTSequence", "WindowCenter"),),
+    "WindowWidth": (("FrameVOILUTSequence", "WindowWidth"),),
+    "VOILUTFunction": (("FrameVOILUTSequence", "VOILUTFunction"),),
     "ImageType": (("CTImageFrameTypeSequence", "FrameType"), ("MRImageFrameTypeSequence", "FrameType")),
     "ComplexImageComponent": (("MRImageFrameTypeSequence", "ComplexImageComponent"),),
     "StackID": (("FrameContentSequence", "StackID"),),
@@ -37,7 +40,7 @@ MACROS: dict[str, tuple[tuple[str, str], ...]] = {
 }
 """Attribute of the classic IODs: the macros (sequence, attribute in its item) that hold it, in order."""
 
-PER_INSTANCE = frozenset({"FrameOfReferenceUID", "MonoenergeticEnergyEquivalent"})
+PER_INSTANCE = frozenset({"FrameOfReferenceUID", "Modality", "MonoenergeticEnergyEquivalent"})
 """Attributes outside the macros that hold for every frame."""
 
 SPATIAL_POINTERS = frozenset({0x00209057, 0x00200032, 0x00209056, 0x00201041, 0x00200037})

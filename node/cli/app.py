@@ -20,8 +20,13 @@ config_app = typer.Typer(no_args_is_help=True, help="Look at the settings.")
 app.add_typer(config_app, name="config")
 orthanc_app = typer.Typer(no_args_is_help=True, help="Work with the Orthanc beside the node.")
 app.add_typer(orthanc_app, name="orthanc")
-_SECRET_SETTINGS: Any = {"catalog": {"url"}, "vectors": {"milvus_uri"}, "rules": {"__all__": {"url"}}}
-"""Addresses that may hold a password."""
+_SECRET_SETTINGS: Any = {
+    "catalog": {"url"},
+    "vectors": {"milvus_uri"},
+    "http": {"tokens"},
+    "rules": {"__all__": {"url"}},
+}
+"""Secrets, and addresses that may hold a password."""
 
 
 @app.command()
@@ -184,6 +189,38 @@ def verify(
 
 
 @app.command()
+def backup(
+    folder: Annotated[Path, typer.Argument(help="Empty or new folder for the backup.")],
+    link: Annotated[
+        bool, typer.Option("--link", help="Link files instead of copying, to be copied elsewhere at once.")
+    ] = False,
+    data_dir: DataDir = None,
+    config: ConfigFile = None,
+    json: AsJson = False,
+) -> None:
+    """Copy catalog, stored instances and settings; a node may run meanwhile. See docs/backup.md.
+
+    Backups are patient data: keep them as such. They hold no secrets of the settings.
+    """
+    from node.cli.backup import backup as run
+
+    run(settings_from(config, data_dir=data_dir), folder, link=link, as_json=json)
+
+
+@app.command()
+def restore(
+    folder: Annotated[Path, typer.Argument(help="Folder of the backup.")],
+    data_dir: DataDir = None,
+    config: ConfigFile = None,
+    json: AsJson = False,
+) -> None:
+    """Put a backup into an empty data folder, every byte compared, and verify it."""
+    from node.cli.backup import restore as run
+
+    run(settings_from(config, data_dir=data_dir), folder, as_json=json)
+
+
+@app.command()
 def export(
     out: Annotated[Path, typer.Option(help="File to write (.npz).")],
     data_dir: DataDir = None,
@@ -292,7 +329,7 @@ def orthanc_sync(
 def config_check(config: ConfigFile = None, json: AsJson = False) -> None:
     """Check the settings, all problems at once, and that the encoder's weights are there.
 
-    --json prints what is in force; addresses that may hold a password are left out.
+    --json prints what is in force; tokens and addresses that may hold a password are left out.
     """
     from indexer.bundle import read_bundle
 

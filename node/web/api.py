@@ -1,82 +1,61 @@
-"""The node over HTTP: is it ready, what does it hold, what is similar to a study."""
+"""The node over HTTP: its routes put together."""
 
-from dataclasses import asdict
-from typing import Annotated, Any
+from functools import partial
+from importlib.metadata import version
+from typing import Any
 
-from fastapi import FastAPI, HTTPException, Query
-from fastapi.responses import JSONResponse
+from fastapi import Depends, FastAPI
+from fastapi.openapi.utils import get_openapi
 
-from indexer.answer import Finder, Seed
-from indexer.catalog import Catalog
-from indexer.errors import NotFound, Parked, Transient
-from indexer.keeper import IndexKeeper
-from indexer.uids import StudyInstanceUID
-from node.describe import answer_json, status_json
-from node.reports import Reports
-from node.supervisor import WorkerSupervisor
-from node.web.reports import add_reports
+from node.web import access, forget, health, priors, rendered, reports, similar
+from node.web.access import require_token
+from node.web.context import WebContext
+from node.web.headers import SecurityHeaders
+from node.web.problems import Problem, add_problem_handlers
 
-_MOST_RESULTS = 1000
+_DESCRIPTION = """Finds studies like this one. Not for diagnosis.
+
+Errors are problem details (RFC 9457). Where the node's settings name tokens, every request but `/health` needs one:
+`Authorization: Bearer TOKEN`.
+"""
+_TAGS = [
+    {"name": "similar", "description": "Studies that look like a study, series, slice, region or upload"},
+    {"name": "images", "description": "Frames as pictures"},
+    {"name": "dicomweb", "description": "QIDO-RS and WADO-RS over what the node holds (PS3.18)"},
+    {"name": "node", "description": "What the node holds and how it is"},
+]
+_GUARDED = (similar, priors, reports, forget, rendered)
 
 
-def make_app(
-    catalog: Catalog, finder: Finder, keeper: IndexKeeper, worker: WorkerSupervisor, reports: Reports
-) -> FastAPI:
-    """Make the application.
-
-    Parameters
-    ----------
-    finder : Finder
-        Answers questions for similar studies.
-    keeper : IndexKeeper
-        Whose index is reported.
-    worker : WorkerSupervisor
-        Whose health is.
-    reports : Reports
-        Who makes evidence reports.
-    """
-    app = FastAPI(title="Pacsimile", description="Finds studies like this one.", redoc_url=None)
-
-    @app.get("/health")
-    def health() -> JSONResponse:
-        """Say whether the node can receive and answer: 200, or 503 where the catalog is out of reach.
-
-        A node whose worker does not run still receives and answers; `worker` says what is wrong with it.
-        """
-        try:
-            outstanding = catalog.progress.outstanding()
-        except Exception:
-            return JSONResponse({"ready": False, "worker": asdict(worker.health)}, status_code=503)
-        index, encoder_id = keeper.current()
-        return JSONResponse(
-            {
-                "ready": True,
-                "worker": asdict(worker.health),
-                "encoder_id": encoder_id,
-                "index_size": len(index),
-                "outstanding_series": outstanding,
-            }
-        )
-
-    @app.get("/status")
-    def status() -> dict[str, Any]:
-        """Count what the catalog holds, and list parked series with their reasons."""
-        return status_json(catalog)
-
-    @app.get("/studies/{study_instance_uid}/similar")
-    def similar(
-        study_instance_uid: str, limit: Annotated[int, Query(ge=1, le=_MOST_RESULTS)] = 20
-    ) -> dict[str, Any]:
-        """Find the studies that look like one that the node holds, with the slices that match."""
-        seed = Seed(study_instance_uid=StudyInstanceUID(study_instance_uid))
-        try:
-            return answer_json(finder.similar(seed, limit=limit))
-        except NotFound as error:
-            raise HTTPException(404, str(error)) from error
-        except Parked as error:
-            raise HTTPException(422, str(error)) from error
-        except Transient as error:
-            raise HTTPException(503, str(error), headers={"Retry-After": "10"}) from error
-
-    add_reports(app, catalog, reports)
+def make_app(context: WebContext) -> FastAPI:
+    """Make the application."""
+    app = FastAPI(
+        title="Pacsimile",
+        version=version("pacsimile"),
+        description=_DESCRIPTION,
+        openapi_tags=_TAGS,
+        docs_url=None,  # would load scripts from elsewhere
+        redoc_url=None,
+    )
+    app.state.context = context
+    app.add_middleware(SecurityHeaders)
+    add_problem_handlers(app)
+    app.include_router(health.router)
+    app.include_router(access.router)
+    for part in _GUARDED:
+        app.include_router(part.router, dependencies=[Depends(require_token)])
+    app.openapi = partial(_document, app)  # type: ignore[method-assign]  # FastAPI's own way to extend it
     return app
+
+
+def _document(app: FastAPI) -> dict[str, Any]:
+    """The OpenAPI document, with the schema of problems, which no route answers with by its type."""
+    if app.openapi_schema is None:
+        document = get_openapi(
+            title=app.title, version=app.version, description=app.description, tags=_TAGS, routes=app.routes
+        )
+        problem = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
+        schemas = document["components"]["schemas"]
+        schemas |= problem.pop("$defs", {}) | {"Problem": problem}
+        app.openapi_schema = document
+    return app.openapi_schema

@@ -1,0 +1,67 @@
+"""What the routes work with: the node's parts, made once and handed over when the application is made."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Path, Request
+
+from config.model import Settings
+from dicom_scp.forgetting import Forgetter
+from dicom_scp.spool import Spool
+from indexer.catalog import Catalog
+from indexer.catalog.holdings import HeldInstance
+from indexer.catalog.lookup import Level
+from indexer.errors import NotFound
+from indexer.keeper import IndexKeeper
+from indexer.priors import Priors
+from indexer.search import Search
+from node.reports import Reports
+from node.supervisor import WorkerSupervisor
+from node.web.rendering import Pictures
+
+_UID = Path(pattern=r"^[0-9.]{1,64}$", examples=["1.2.826.0.1.3680043.8.498.1"])
+StudyUid = Annotated[str, _UID]
+SeriesUid = Annotated[str, _UID]
+InstanceUid = Annotated[str, _UID]
+
+
+@dataclass(frozen=True)
+class WebContext:
+    """The parts of the running node."""
+
+    settings: Settings
+    catalog: Catalog
+    spool: Spool
+    search: Search
+    keeper: IndexKeeper
+    worker: WorkerSupervisor
+    reports: Reports
+    forgetter: Forgetter
+    priors: Priors
+    pictures: Pictures
+
+    def held_instance(self, study_uid: str, series_uid: str, sop_instance_uid: str) -> HeldInstance:
+        """The instance of these UIDs.
+
+        Raises
+        ------
+        NotFound
+            It is not in the catalog, or only the archive has its file.
+        """
+        keys = {Level.STUDY: [study_uid], Level.SERIES: [series_uid], Level.IMAGE: [sop_instance_uid]}
+        found = self.catalog.holdings.instances(keys, 1)
+        if not found:
+            raise NotFound("no such instance is held")
+        if not found[0].is_here:
+            raise NotFound(f"only {self.settings.storage.retrieve_aet or 'the archive'} has the instance's file")
+        return found[0]
+
+
+def context_of(request: Request) -> WebContext:
+    """The context of the application that a request came to."""
+    context: WebContext = request.app.state.context
+    return context
+
+
+Context = Annotated[WebContext, Depends(context_of)]
+"""A route's parameter of this type is the context."""
