@@ -26,9 +26,11 @@ from node.forgetting import Eraser
 from node.orthanc.follower import Follower
 from node.reports import Reports
 from node.supervisor import WorkerHealth, WorkerState, WorkerSupervisor
+from node.web.access import demand_token_unless_loopback
 from node.web.api import make_app
-from node.web.forget import add_forgetting
-from node.web.priors import add_priors
+from node.web.context import WebContext
+from node.web.decoding import TranscoderPool
+from node.web.rendering import Pictures
 from node.web.server import HttpServer
 
 log = logging.getLogger(__name__)
@@ -49,10 +51,12 @@ class Node:
     Raises
     ------
     config.errors.ConfigError
-        The bundle cannot be used, for instance because its weights are not installed.
+        The bundle cannot be used, for instance because its weights are not installed; or anybody on the network
+        could ask over HTTP.
     """
 
     def __init__(self, settings: Settings) -> None:
+        demand_token_unless_loopback(settings.http)
         self.settings = settings
         self._bundle = read_bundle(settings.bundle)
         self._bundle.weight_files()
@@ -110,16 +114,27 @@ class Node:
             )
         keeper = IndexKeeper(catalog, settings.vectors, settings.snapshot_dir, active)
         parts.callback(keeper.close)
-        search = Search(catalog, keeper, settings.search.candidates_per_chunk)
+        search = Search(catalog, keeper, settings.search)
         reports = Reports(settings, catalog, Spool(settings.spool_dir), search)
         dicom = self._dicom = DicomServer(settings, catalog, Spool(settings.spool_dir), search)
         supervisor = self._supervisor = WorkerSupervisor(settings, catalog)
         forgetter = Forgetter(settings.forgetting, catalog, Spool(settings.spool_dir))
         eraser = Eraser(settings, catalog, forgetter, keeper)
-        app = make_app(catalog, search, keeper, supervisor, reports)
-        add_forgetting(app, forgetter)
-        add_priors(app, Priors(catalog))
-        http = self._http = HttpServer(settings.http, app)
+        transcoders = TranscoderPool(settings.indexing.memory_limit_mib)
+        parts.callback(transcoders.close)
+        context = WebContext(
+            settings=settings,
+            catalog=catalog,
+            spool=Spool(settings.spool_dir),
+            search=search,
+            keeper=keeper,
+            worker=supervisor,
+            reports=reports,
+            forgetter=forgetter,
+            priors=Priors(catalog),
+            pictures=Pictures(Spool(settings.spool_dir), transcoders),
+        )
+        http = self._http = HttpServer(settings.http, make_app(context))
         supervisor.start()
         parts.callback(supervisor.stop)
         housekeeper = threading.Thread(
