@@ -26,47 +26,59 @@ def attributes(**given_values: object) -> JsonObject:
     return found
 
 
+SINGLE_VALUE, LIST_OF_UID, UNIVERSAL, WILD_CARD, RANGE = (f"PS3.4 C.2.2.2.{n}" for n in range(1, 6))
 YAMADA = {"Alphabetic": "Yamada^Tarou", "Ideographic": "山田^太郎", "Phonetic": "やまだ^たろう"}
 
 
 @pytest.mark.parametrize(
-    ("wanted", "stored", "expected"),
+    ("section", "wanted", "stored", "expected"),
     [
-        (key("PatientName", "YAMADA^TAROU"), attributes(PatientName=YAMADA), True),
-        (key("PatientName", "山田*"), attributes(PatientName=YAMADA), True),
-        (key("PatientName", "Yamada*=山田*"), attributes(PatientName=YAMADA), True),
-        (key("PatientName", "Yamada*=佐藤*"), attributes(PatientName=YAMADA), False),
-        (key("PatientName", "==やまだ*"), attributes(PatientName=YAMADA), True),
-        (key("PatientName", "=Yamada*"), attributes(PatientName=YAMADA), False),
-        (key("PatientName", "yamada ^tarou^^"), attributes(PatientName=YAMADA), True),
-        (key("PatientName", "*"), {}, True),
-        (key("PatientName", "?*"), {}, False),
-        (key("Modality", "ct"), attributes(Modality="CT"), False),
-        (key("Modality", "CT", "MR"), attributes(Modality="MR"), True),
-        (key("ImageType", "AXIAL"), attributes(ImageType=["ORIGINAL", "PRIMARY", "AXIAL"]), True),
-        (key("SeriesNumber", "007"), attributes(SeriesNumber=7), True),
-        (key("SliceThickness", "2.50"), attributes(SliceThickness=2.5), True),
-        (key("SliceThickness", "2.5"), attributes(SliceThickness=None), False),
-        (key("StudyDate", "20200101-20200131"), attributes(StudyDate="2020.01.15"), True),
-        (key("StudyDate", "20200101-20200131"), attributes(StudyDate=""), False),
-        (key("StudyDate", "2020.01.15"), attributes(StudyDate="20200115"), True),
-        (key("StudyTime", "10-11"), attributes(StudyTime="115959.9"), True),
-        (key("StudyTime", "10-11"), attributes(StudyTime="120000"), False),
-        (key("StudyTime", "-0959"), attributes(StudyTime="095959.999999"), True),
-        (key("StudyTime", "10:11:12"), attributes(StudyTime="101112.5"), True),
-        (key("AcquisitionDateTime", "2020-2021"), attributes(AcquisitionDateTime="20211231235959"), True),
-        (key("AcquisitionDateTime", "2020-2021"), attributes(AcquisitionDateTime="20211231235959.1+0100"), True),
-        (key("AcquisitionDateTime", "20200101120000"), attributes(AcquisitionDateTime="20200101120001"), False),
-        (key("StudyInstanceUID", "1.2", "1.3"), attributes(StudyInstanceUID="1.3"), True),
-        (key("StudyInstanceUID", "1.*"), attributes(StudyInstanceUID="1.3"), False),
-        (key("PatientAge", "050Y"), attributes(PatientAge="050Y"), True),
+        (SINGLE_VALUE, key("PatientName", "YAMADA^TAROU"), attributes(PatientName=YAMADA), True),
+        (WILD_CARD, key("PatientName", "山田*"), attributes(PatientName=YAMADA), True),
+        (WILD_CARD, key("PatientName", "Yamada*=山田*"), attributes(PatientName=YAMADA), True),
+        (WILD_CARD, key("PatientName", "Yamada*=佐藤*"), attributes(PatientName=YAMADA), False),
+        (WILD_CARD, key("PatientName", "==やまだ*"), attributes(PatientName=YAMADA), True),
+        (WILD_CARD, key("PatientName", "=Yamada*"), attributes(PatientName=YAMADA), False),
+        (SINGLE_VALUE, key("PatientName", "yamada ^tarou^^"), attributes(PatientName=YAMADA), True),
+        (UNIVERSAL, key("PatientName", "*"), {}, True),
+        (WILD_CARD, key("PatientName", "?*"), {}, False),
+        (SINGLE_VALUE, key("Modality", "ct"), attributes(Modality="CT"), False),
+        (SINGLE_VALUE, key("Modality", "CT", "MR"), attributes(Modality="MR"), True),
+        (SINGLE_VALUE, key("ImageType", "AXIAL"), attributes(ImageType=["ORIGINAL", "PRIMARY", "AXIAL"]), True),
+        (SINGLE_VALUE, key("SeriesNumber", "007"), attributes(SeriesNumber=7), True),
+        (SINGLE_VALUE, key("SliceThickness", "2.50"), attributes(SliceThickness=2.5), True),
+        (SINGLE_VALUE, key("SliceThickness", "2.5"), attributes(SliceThickness=None), False),
+        (RANGE, key("StudyDate", "20200101-20200131"), attributes(StudyDate="2020.01.15"), True),
+        (RANGE, key("StudyDate", "20200101-20200131"), attributes(StudyDate=""), False),
+        (SINGLE_VALUE, key("StudyDate", "2020.01.15"), attributes(StudyDate="20200115"), True),
+        (RANGE, key("StudyTime", "10-11"), attributes(StudyTime="115959.9"), True),
+        (RANGE, key("StudyTime", "10-11"), attributes(StudyTime="120000"), False),
+        (RANGE, key("StudyTime", "-0959"), attributes(StudyTime="095959.999999"), True),
+        (SINGLE_VALUE, key("StudyTime", "10:11:12"), attributes(StudyTime="101112.5"), True),
+        (RANGE, key("AcquisitionDateTime", "2020-2021"), attributes(AcquisitionDateTime="20211231235959"), True),
+        (
+            RANGE,
+            key("AcquisitionDateTime", "2020-2021"),
+            attributes(AcquisitionDateTime="20211231235959.1+0100"),
+            True,
+        ),
+        (
+            SINGLE_VALUE,
+            key("AcquisitionDateTime", "20200101120000"),
+            attributes(AcquisitionDateTime="20200101120001"),
+            False,
+        ),
+        (LIST_OF_UID, key("StudyInstanceUID", "1.2", "1.3"), attributes(StudyInstanceUID="1.3"), True),
+        (SINGLE_VALUE, key("StudyInstanceUID", "1.*"), attributes(StudyInstanceUID="1.3"), False),
+        (SINGLE_VALUE, key("PatientAge", "050Y"), attributes(PatientAge="050Y"), True),
     ],
 )
-def test_matching(wanted: Key, stored: JsonObject, expected: bool) -> None:
-    assert matches([wanted], stored) is expected
+def test_matching(section: str, wanted: Key, stored: JsonObject, expected: bool) -> None:
+    assert matches([wanted], stored) is expected, section
 
 
 def test_sequence_keys_have_to_match_within_one_item() -> None:
+    """PS3.4 C.2.2.2.6."""
     item = (key("CodeValue", "A"), key("CodingSchemeDesignator", "S1"))
     wanted = key("ProcedureCodeSequence", items=(item,))
     apart = [

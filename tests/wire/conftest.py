@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pydicom import Dataset, dcmread
+from pydicom import Dataset, config, dcmread
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, generate_uid
 from pynetdicom import AE, Association, build_role, evt
@@ -210,25 +210,33 @@ class Node:
         return {SeriesInstanceUID(entity.attributes["0020000E"]["Value"][0]) for entity in found}
 
 
+@contextmanager
+def run_node(data_dir: Path, overrides: Mapping[str, Any] | None = None) -> Iterator[Node]:
+    """A node that runs in this process; arguments are settings (``dicom.max_results``) by dotted key."""
+    values = {"data_dir": str(data_dir), "dicom.port": 0, "fetch.deadline_s": 0.2, **(overrides or {})}
+    settings = load_settings(overrides=values)
+    with Catalog(settings.catalog_url) as catalog:
+        spool = Spool(settings.spool_dir)
+        finder = HistogramFinder(catalog, spool)
+        server = DicomServer(settings, catalog, spool, finder)
+        server.start()
+        try:
+            yield Node(settings, catalog, spool, finder, server)
+        finally:
+            server.stop(deadline_s=2.0)
+
+
 @pytest.fixture
 def running_node(tmp_path: Path) -> Callable[..., AbstractContextManager[Node]]:
-    """Factory of running nodes; arguments are settings (``dicom.max_results``) by dotted key."""
+    """Factory of running nodes; see `run_node`."""
+    return lambda overrides=None: run_node(tmp_path / "data", overrides)
 
-    @contextmanager
-    def run(overrides: Mapping[str, Any] | None = None) -> Iterator[Node]:
-        values = {"data_dir": str(tmp_path / "data"), "dicom.port": 0, "fetch.deadline_s": 0.2, **(overrides or {})}
-        settings = load_settings(overrides=values)
-        with Catalog(settings.catalog_url) as catalog:
-            spool = Spool(settings.spool_dir)
-            finder = HistogramFinder(catalog, spool)
-            server = DicomServer(settings, catalog, spool, finder)
-            server.start()
-            try:
-                yield Node(settings, catalog, spool, finder, server)
-            finally:
-                server.stop(deadline_s=2.0)
 
-    return run
+@pytest.fixture(scope="module")
+def shared_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    """A running node with default settings, for the tests of a module that only ask."""
+    with run_node(tmp_path_factory.mktemp("shared") / "data") as running:
+        yield running
 
 
 @pytest.fixture
@@ -328,7 +336,7 @@ class Peer:
         return responses, came
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def peer() -> Callable[..., Peer]:
     """Factory of peers: a node and, if it matters, a calling AE title."""
     return lambda node, ae_title="WORKSTATION", **more: Peer(ae_title, node.port, **more)
@@ -338,6 +346,13 @@ def peer() -> Callable[..., Peer]:
 def patient_root() -> UID:
     """Patient Root Query/Retrieve Information Model - FIND."""
     return UID(PatientRoot)
+
+
+@pytest.fixture
+def _unchecked_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let pydicom write keys whose ranges and wild cards are no values of their VR."""
+    monkeypatch.setattr(config.settings, "reading_validation_mode", config.IGNORE)
+    monkeypatch.setattr(config.settings, "writing_validation_mode", config.IGNORE)
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,7 @@ from indexer.catalog.lookup import Entity
 Factory = Callable[..., Any]
 Node = Any
 """`Node` of the conftest."""
+pytestmark = pytest.mark.usefixtures("_unchecked_keys")
 
 
 @pytest.fixture
@@ -42,69 +43,6 @@ def _studies(answers: tuple[list[tuple[int, Dataset]], Dataset]) -> list[str]:
     pending, last = answers
     assert last.Status == 0
     return [found.StudyInstanceUID for _, found in pending]
-
-
-@pytest.mark.parametrize(
-    ("keys", "expected"),
-    [
-        ({}, ["1", "2", "3", "4"]),
-        ({"PatientID": "P1"}, ["1", "2"]),
-        ({"PatientID": "p1"}, []),
-        ({"PatientID": "P?"}, ["1", "2", "3", "4"]),
-        ({"PatientName": "doe^JANE"}, ["1", "2"]),
-        ({"PatientName": "DOE*"}, ["1", "2"]),
-        ({"PatientName": "Doe"}, []),
-        ({"PatientName": "Doe^Jane^^"}, ["1", "2"]),
-        ({"StudyDate": "20200305"}, ["1"]),
-        ({"StudyDate": "20200305-20210101"}, ["1", "2"]),
-        ({"StudyDate": "-20200305"}, ["1", "3"]),
-        ({"StudyDate": "20200306-"}, ["2"]),
-        ({"StudyDate": "20210101-20200101"}, []),
-        ({"StudyDate": "*"}, ["1", "2", "3", "4"]),
-        ({"StudyTime": "0900-0930"}, ["2"]),
-        ({"StudyTime": "10"}, ["1", "3", "4"]),
-        ({"StudyTime": "101112.000001-"}, []),
-        ({"AccessionNumber": "A?"}, ["1", "2", "3", "4"]),
-        ({"AccessionNumber": "A*3"}, ["3"]),
-        ({"AccessionNumber": ["A1", "A3"]}, ["1", "3"]),
-        ({"StudyInstanceUID": ["2.25.1", "2.25.4", "2.25.9"]}, ["1", "4"]),
-        ({"ModalitiesInStudy": "SR"}, ["1"]),
-        ({"ModalitiesInStudy": "C*"}, ["1", "2", "3", "4"]),
-        ({"ModalitiesInStudy": "MR"}, []),
-        ({"SOPClassesInStudy": "1.2.840.10008.5.1.4.1.1.88.11"}, ["1"]),
-        ({"StudyDescription": "Th*"}, ["2"]),
-        ({"StudyDescription": "*"}, ["1", "2", "3", "4"]),
-        ({"PatientSex": "M"}, ["3"]),
-    ],
-)
-def test_matching_at_study_level(
-    archive: Node, peer: Factory, query: Factory, keys: dict[str, Any], expected: list[str]
-) -> None:
-    with_warnings_off = query(**{"StudyInstanceUID": "", **{k: v for k, v in keys.items() if v != "*"}})
-    for keyword in (k for k, v in keys.items() if v == "*"):
-        _set_raw(with_warnings_off, keyword, "*")
-    answers = peer(archive).find(with_warnings_off)
-    assert _studies(answers) == [f"2.25.{n}" for n in expected]
-    assert {status for status, _ in answers[0]} <= {0xFF00}
-
-
-def _set_raw(dataset: Dataset, keyword: str, value: str) -> None:
-    from pydicom.config import IGNORE
-    from pydicom.datadict import dictionary_VR, tag_for_keyword
-    from pydicom.dataelem import DataElement
-
-    tag = tag_for_keyword(keyword)
-    assert tag is not None
-    dataset.add(DataElement(tag, dictionary_VR(tag), value, validation_mode=IGNORE))
-
-
-@pytest.fixture(autouse=True)
-def _ranges_are_no_values(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let pydicom write keys whose ranges and wild cards are no values of their VR."""
-    from pydicom import config
-
-    monkeypatch.setattr(config.settings, "reading_validation_mode", config.IGNORE)
-    monkeypatch.setattr(config.settings, "writing_validation_mode", config.IGNORE)
 
 
 def test_a_sequence_matches_by_its_item(archive: Node, peer: Factory, query: Factory) -> None:
@@ -176,41 +114,6 @@ def test_the_patient_root_model(archive: Node, peer: Factory, query: Factory, pa
     )
     assert [(f.PatientID, f.NumberOfPatientRelatedStudies) for _, f in pending] == [("P1", 2), ("P2", 1), ("P3", 1)]
     assert _studies(ask(query(PatientID="P1", StudyInstanceUID=""), model=patient_root)) == ["2.25.1", "2.25.2"]
-
-
-@pytest.mark.parametrize(
-    ("level", "keys", "patient_model", "comment"),
-    [
-        (None, {"StudyInstanceUID": ""}, False, "(0008,0052): expected one of STUDY, SERIES, IMAGE"),
-        ("SLICE", {}, False, "(0008,0052): expected one of STUDY, SERIES, IMAGE"),
-        ("PATIENT", {"PatientID": ""}, False, "(0008,0052): expected one of STUDY, SERIES, IMAGE"),
-        ("SERIES", {"SeriesInstanceUID": ""}, False, "SERIES level needs a single value of (0020,000D)"),
-        ("SERIES", {"StudyInstanceUID": ["2.25.1", "2.25.2"]}, False,
-         "SERIES level needs a single value of (0020,000D)"),
-        ("IMAGE", {"StudyInstanceUID": "2.25.1"}, False, "IMAGE level needs a single value of (0020,000E)"),
-        ("STUDY", {"StudyInstanceUID": ""}, True, "STUDY level needs a single value of (0010,0020)"),
-        ("STUDY", {"PatientID": "P*"}, True, "STUDY level needs a single value of (0010,0020)"),
-        ("STUDY", {"StudyDate": "yesterday"}, False, None),
-        ("STUDY", {"StudyDate": "20200101-20200202-20200303"}, False, None),
-        ("STUDY", {"StudyDate": "20201399"}, False, None),
-        ("STUDY", {"StudyTime": "2560"}, False, None),
-    ],
-)  # fmt: skip
-def test_identifiers_that_break_the_rules(
-    archive: Node,
-    peer: Factory,
-    query: Factory,
-    patient_root: str,
-    level: str | None,
-    keys: dict[str, Any],
-    patient_model: bool,
-    comment: str | None,
-) -> None:
-    identifier = query(level, **keys)
-    pending, last = peer(archive).find(identifier, model=patient_root if patient_model else StudyRoot)
-    assert not pending
-    assert last.Status == 0xA900
-    assert comment is None or last.ErrorComment == comment
 
 
 def test_unsupported_keys_are_warned_of_and_not_returned(archive: Node, peer: Factory, query: Factory) -> None:
