@@ -105,10 +105,26 @@ class StudyHit:
 
 @dataclass(frozen=True)
 class Answer:
-    """Related studies: analogues best first, then the query patient's own (priors and duplicates), best first."""
+    """Related studies: analogues best first, then the query patient's own (priors and duplicates), best first.
+
+    Attributes
+    ----------
+    is_calibrated : bool
+        Whether the archive is large enough to say what its scores mean: then 0.5 is the similarity of two unrelated
+        studies, and analogues below `search.least_similarity` are left out.
+    is_unusual : bool
+        Whether the seed is unlike anything the archive holds; only a calibrated answer can tell.
+    """
 
     encoder_id: EncoderId
     hits: tuple[StudyHit, ...]
+    is_calibrated: bool = False
+    is_unusual: bool = False
+
+    @property
+    def is_no_good_match(self) -> bool:
+        """Whether no other patient's study is alike enough."""
+        return not any(hit.relation is Relation.ANALOGUE for hit in self.hits)
 
 
 class Finder(Protocol):

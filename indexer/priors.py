@@ -12,8 +12,8 @@ from indexer.catalog import Catalog
 from indexer.catalog.dates import study_dates
 from indexer.catalog.embeddings import StoredChunk
 from indexer.errors import NotFound, Parked
+from indexer.judging import DUPLICATE_COSINE
 from indexer.pairing import SeriesPair, best_pair
-from indexer.search import DUPLICATE_COSINE
 from indexer.uids import EncoderId, SeriesInstanceUID, StudyInstanceUID
 
 

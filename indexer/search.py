@@ -1,25 +1,25 @@
 """From a seed to related studies: candidates by the vector index, exact re-ranking, its patient set apart."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
+from config.model import SearchSettings
 from indexer.alignment import Alignment, align_all
-from indexer.answer import Answer, ChunkMatch, Completeness, Relation, Seed, SeriesHit, StudyHit
+from indexer.answer import Answer, ChunkMatch, Completeness, Seed, SeriesHit, StudyHit
 from indexer.catalog import Catalog, SeriesState
 from indexer.catalog.embeddings import EmbeddingSequence, StoredChunk
 from indexer.catalog.lookup import SeriesInfo
 from indexer.errors import NotFound, Parked, Transient
+from indexer.judging import Judge, Query, Scored, best_of_series, ranked
+from indexer.recalibration import Recalibration
 from indexer.remembered import Remembered
 from indexer.uids import EncoderId
 from indexer.vectors import VectorIndex
 
-DUPLICATE_COSINE = 0.97
-"""From this mean cosine on, two series show nearly the same images."""
 SHOWN_MATCHES = 8
 """Chunk pairs that a hit is explained with."""
 _BATCH = 512
@@ -34,38 +34,16 @@ class IndexSource(Protocol):
         ...
 
 
-@dataclass(frozen=True, eq=False)
-class _Query:
-    """The seed's chunks: by series, ordered along z."""
-
-    study_pks: frozenset[int]
-    patient_pks: frozenset[int]
-    series: tuple[tuple[SeriesInfo, EmbeddingSequence], ...]
-
-    @property
-    def vectors(self) -> NDArray[np.float32]:
-        """All of them, (N, D)."""
-        return np.concatenate([sequence.vectors for _, sequence in self.series])
-
-
-@dataclass(frozen=True, eq=False)
-class _Scored:
-    """A candidate series against one of the query's series."""
-
-    info: SeriesInfo
-    query_series: int
-    alignment: Alignment
-    sequence: EmbeddingSequence
-
-
 class Search:
     """Answers questions for similar studies from a catalog and its index; see `indexer.answer.Finder`."""
 
-    def __init__(self, catalog: Catalog, source: IndexSource, candidates_per_chunk: int) -> None:
+    def __init__(self, catalog: Catalog, source: IndexSource, settings: SearchSettings) -> None:
         self._catalog = catalog
         self._source = source
-        self._candidates = candidates_per_chunk
+        self._candidates = settings.candidates_per_chunk
+        self._least_similarity = settings.least_similarity
         self._remembered = Remembered(catalog.embeddings)
+        self._recalibration = Recalibration(catalog, self._remembered)
 
     def similar(
         self,
@@ -81,15 +59,20 @@ class Search:
         found = self._candidate_series(query, index, encoder_id, allowed_series)
         sequences = self._remembered.sequences(sorted(found), encoder_id)
         scored = _scored(query, found, sequences, cancelled)
-        hits = [_study_hit(query, of_study) for of_study in scored.values()]
-        return Answer(encoder_id, self._explained(query, _ranked(hits, scored, limit), scored, encoder_id))
+        calibration = self._recalibration.current(index, encoder_id)
+        scales = calibration.scales({info.modality for info, _ in query.series})
+        judge = Judge(query, scales, self._least_similarity)
+        judged = [one for of_study in scored.values() if (one := judge.judged(of_study)) is not None]
+        hits = self._explained(judge, ranked(judged, scored, limit), scored, encoder_id)
+        return Answer(encoder_id, hits, scales is not None, query.is_unusual(calibration))
 
-    def _query(self, seed: Seed, encoder_id: EncoderId) -> _Query:
+    def _query(self, seed: Seed, encoder_id: EncoderId) -> Query:
         infos = self._seed_series(seed)
         if not infos:
             raise NotFound("the seed is not in the catalog")
         sequences = self._catalog.embeddings.sequences([info.series_pk for info in infos], encoder_id)
-        if seed.sop_instance_uids or seed.region_lps_mm is not None:
+        is_part = bool(seed.sop_instance_uids) or seed.region_lps_mm is not None
+        if is_part:
             chunks = self._catalog.embeddings.chunks(list(sequences), encoder_id)
             wanted = {chunk.chunk_pk for chunk in chunks if _is_seed(chunk, seed)}
             sequences = {pk: part for pk, whole in sequences.items() if (part := _only(whole, wanted)) is not None}
@@ -97,7 +80,7 @@ class Search:
         if not present:
             raise self._why_nothing(infos, encoder_id)
         studies, patients = {info.study_pk for info in infos}, {info.patient_pk for info in infos}
-        return _Query(frozenset(studies), frozenset(patients), present)
+        return Query(frozenset(studies), frozenset(patients), present, is_part)
 
     def _why_nothing(self, infos: Sequence[SeriesInfo], encoder_id: EncoderId) -> Exception:
         states = {info.state for info in infos}
@@ -125,7 +108,7 @@ class Search:
         return []
 
     def _candidate_series(
-        self, query: _Query, index: VectorIndex, encoder_id: EncoderId, allowed: frozenset[int] | None
+        self, query: Query, index: VectorIndex, encoder_id: EncoderId, allowed: frozenset[int] | None
     ) -> dict[int, SeriesInfo]:
         """Series near any chunk of the query, and all of the patient's own; the query's study left out."""
         embeddings, lookup = self._catalog.embeddings, self._catalog.lookup
@@ -146,18 +129,18 @@ class Search:
 
     def _explained(
         self,
-        query: _Query,
+        judge: Judge,
         hits: Sequence[StudyHit],
-        scored: Mapping[int, Sequence[_Scored]],
+        scored: Mapping[int, Sequence[Scored]],
         encoder_id: EncoderId,
     ) -> tuple[StudyHit, ...]:
         """Add to each hit why and where, and whether its embeddings know all of it."""
         embeddings = self._catalog.embeddings
-        shown = {hit.study_pk: _best_of_series(scored[hit.study_pk]) for hit in hits}
+        shown = {hit.study_pk: best_of_series(scored[hit.study_pk]) for hit in hits}
         up_to_date = embeddings.revisions([one.info.series_pk for of in shown.values() for one in of], encoder_id)
-        pairs = [pair for of in shown.values() for one in of for pair in _shown_pairs(query, one)]
+        pairs = [pair for of in shown.values() for one in of for pair in _shown_pairs(judge.query, one)]
         chunks = embeddings.chunks_by_pk(sorted({pk for asked, there, _ in pairs for pk in (asked, there)}))
-        return tuple(_explain(hit, query, shown[hit.study_pk], chunks, up_to_date) for hit in hits)
+        return tuple(_explain(hit, judge, shown[hit.study_pk], chunks, up_to_date) for hit in hits)
 
 
 def _is_seed(chunk: StoredChunk, seed: Seed) -> bool:
@@ -182,13 +165,13 @@ def _rows(sequence: EmbeddingSequence, rows: Sequence[int]) -> EmbeddingSequence
 
 
 def _scored(
-    query: _Query,
+    query: Query,
     infos: Mapping[int, SeriesInfo],
     sequences: Mapping[int, EmbeddingSequence],
     cancelled: Callable[[], bool],
-) -> dict[int, list[_Scored]]:
+) -> dict[int, list[Scored]]:
     """Compare candidates with every series of the query that has their modality: study key to what was found."""
-    found: dict[int, list[_Scored]] = {}
+    found: dict[int, list[Scored]] = {}
     for start in range(0, len(sequences), _BATCH):
         if cancelled():
             break
@@ -197,7 +180,7 @@ def _scored(
             alike = {pk: one for pk, one in batch.items() if infos[pk].modality == own.modality}
             for pk, (alignment, part) in _best_volumes(own_sequence, alike).items():
                 info = infos[pk]
-                found.setdefault(info.study_pk, []).append(_Scored(info, number, alignment, part))
+                found.setdefault(info.study_pk, []).append(Scored(info, number, alignment, part))
     return found
 
 
@@ -221,68 +204,10 @@ def _volumes(sequence: EmbeddingSequence) -> list[EmbeddingSequence]:
     return [_rows(sequence, np.flatnonzero(volumes == volume).tolist()) for volume in np.unique(volumes)]
 
 
-def _similarity(score: float) -> float:
-    """Show a mean cosine from -1 to 1 as 0 to 1: unrelated images lie about 0.5, and no two ranks fall together."""
-    return float(min(max((1.0 + score) / 2.0, 0.0), 1.0))
-
-
-def _study_hit(query: _Query, scored: Sequence[_Scored]) -> StudyHit:
-    """Judge a study: the mean over the query's series of how well its best fitting series does."""
-    best: dict[int, float] = {}
-    for one in scored:
-        best[one.query_series] = max(best.get(one.query_series, -1.0), one.alignment.score)
-    info = scored[0].info
-    nearly_same = max(one.alignment.score for one in scored) >= DUPLICATE_COSINE
-    relation = Relation.PRIOR if info.patient_pk in query.patient_pks else Relation.ANALOGUE
-    return StudyHit(
-        study_pk=info.study_pk,
-        study_instance_uid=info.study_instance_uid,
-        rank=0,
-        similarity=_similarity(sum(best.values()) / len(best)),
-        relation=Relation.DUPLICATE if nearly_same else relation,
-        completeness=Completeness.COMPLETE,
-        series=(),
-    )
-
-
-def _ranked(hits: Sequence[StudyHit], scored: Mapping[int, Sequence[_Scored]], limit: int) -> list[StudyHit]:
-    """Put analogues first, then the patient's own and copies; each best first, ties in the catalog's order."""
-    ordered = sorted(hits, key=lambda hit: (-hit.similarity, hit.study_pk))
-    analogues = _collapsed([hit for hit in ordered if hit.relation is Relation.ANALOGUE], scored, limit)
-    related = [hit for hit in ordered if hit.relation is not Relation.ANALOGUE][:limit]
-    return [replace(hit, rank=rank) for rank, hit in enumerate([*analogues, *related], start=1)]
-
-
-def _collapsed(ordered: Sequence[StudyHit], scored: Mapping[int, Sequence[_Scored]], limit: int) -> list[StudyHit]:
-    """Keep the best of studies that show nearly the same images (copies under other UIDs, reconstructions)."""
-    kept: list[StudyHit] = []
-    for hit in ordered:
-        if len(kept) == limit:
-            break
-        if not any(_nearly_same(scored[one.study_pk], scored[hit.study_pk]) for one in kept):
-            kept.append(hit)
-    return kept
-
-
-def _nearly_same(first: Sequence[_Scored], second: Sequence[_Scored]) -> bool:
-    one, other = (max(scored, key=lambda s: s.alignment.score).sequence.vectors for scored in (first, second))
-    if len(one) != len(other):
-        return False
-    return float((one * other).sum(axis=1).mean()) >= DUPLICATE_COSINE
-
-
-def _best_of_series(scored: Sequence[_Scored]) -> list[_Scored]:
-    """Each found series once, against the query's series that it fits best; best first."""
-    best: dict[int, _Scored] = {}
-    for one in sorted(scored, key=lambda one: (-one.alignment.score, one.info.series_pk, one.query_series)):
-        best.setdefault(one.info.series_pk, one)
-    return list(best.values())
-
-
 def _explain(
     hit: StudyHit,
-    query: _Query,
-    shown: Sequence[_Scored],
+    judge: Judge,
+    shown: Sequence[Scored],
     chunks: Mapping[int, StoredChunk],
     up_to_date: Mapping[int, bool],
 ) -> StudyHit:
@@ -290,8 +215,8 @@ def _explain(
         SeriesHit(
             series_pk=one.info.series_pk,
             series_instance_uid=one.info.series_instance_uid,
-            similarity=_similarity(one.alignment.score),
-            matches=_matches(query, one, chunks),
+            similarity=judge.similarity(one),
+            matches=_matches(judge, one, chunks),
         )
         for one in shown
     )
@@ -299,7 +224,7 @@ def _explain(
     return replace(hit, series=series, completeness=Completeness.COMPLETE if complete else Completeness.PROVISIONAL)
 
 
-def _shown_pairs(query: _Query, one: _Scored) -> list[tuple[int, int, float]]:
+def _shown_pairs(query: Query, one: Scored) -> list[tuple[int, int, float]]:
     """Keys of the query's chunk and of the found one, and their cosine, for the best pairs, best first."""
     own = query.series[one.query_series][1].chunk_pks
     order = np.argsort(-one.alignment.cosines, kind="stable")[:SHOWN_MATCHES].tolist()
@@ -307,7 +232,8 @@ def _shown_pairs(query: _Query, one: _Scored) -> list[tuple[int, int, float]]:
     return [(own[i], one.sequence.chunk_pks[aligned.pairs[i]], float(aligned.cosines[i])) for i in order]
 
 
-def _matches(query: _Query, one: _Scored, chunks: Mapping[int, StoredChunk]) -> tuple[ChunkMatch, ...]:
+def _matches(judge: Judge, one: Scored, chunks: Mapping[int, StoredChunk]) -> tuple[ChunkMatch, ...]:
+    query, scale = judge.query, judge.of_modality(one.query_series).chunk
     found = []
     for asked_pk, there_pk, cosine in _shown_pairs(query, one):
         asked, there = chunks.get(asked_pk), chunks.get(there_pk)
@@ -319,7 +245,7 @@ def _matches(query: _Query, one: _Scored, chunks: Mapping[int, StoredChunk]) -> 
                     query_z_mm=(asked.box_lps_mm[2], asked.box_lps_mm[5]),
                     found_slices=there.slices,
                     found_z_mm=(there.box_lps_mm[2], there.box_lps_mm[5]),
-                    similarity=_similarity(cosine),
+                    similarity=scale.similarity(scale.standing(cosine)),
                 )
             )
     return tuple(found)

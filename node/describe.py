@@ -9,7 +9,13 @@ from indexer.catalog import Catalog
 
 def answer_json(answer: Answer) -> dict[str, Any]:
     """Describe an answer: every hit with its series and matched slices on both sides."""
-    return {"encoder_id": answer.encoder_id, "hits": [hit_json(hit) for hit in answer.hits]}
+    return {
+        "encoder_id": answer.encoder_id,
+        "is_calibrated": answer.is_calibrated,
+        "is_no_good_match": answer.is_no_good_match,
+        "is_unusual": answer.is_unusual,
+        "hits": [hit_json(hit) for hit in answer.hits],
+    }
 
 
 def hit_json(hit: StudyHit) -> dict[str, Any]:

@@ -24,7 +24,7 @@ def similar(settings: Settings, uid: str, limit: int, *, as_json: bool) -> None:
     with existing_catalog(settings) as catalog:
         active = active_encoder(catalog)
         keeper = IndexKeeper(catalog, settings.vectors, settings.snapshot_dir, active, read_only=True)
-        search = Search(catalog, keeper, settings.search.candidates_per_chunk)
+        search = Search(catalog, keeper, settings.search)
         answer = search.similar(seed_of(catalog, uid), limit=limit)
     if as_json:
         print_json(answer_json(answer))
@@ -102,5 +102,9 @@ def _print_answer(answer: Answer) -> None:
     print_table(
         "Similar studies", ("rank", "similarity", "relation", "study", "best match in z: there ~ here"), rows
     )
-    if not rows:
-        console.print("Nothing comparable in the archive.")
+    if answer.is_no_good_match:
+        console.print("No good match: no other patient's study is alike enough (search.least_similarity).")
+    if answer.is_unusual:
+        console.print("Unusual: unlike anything else in the archive.")
+    if not answer.is_calibrated:
+        console.print("The archive is too small to say what a similarity means; 0.5 is a cosine of 0.")

@@ -30,7 +30,7 @@ def report(
     with existing_catalog(settings) as catalog:
         active = active_encoder(catalog)
         keeper = IndexKeeper(catalog, settings.vectors, settings.snapshot_dir, active, read_only=True)
-        search = Search(catalog, keeper, settings.search.candidates_per_chunk)
+        search = Search(catalog, keeper, settings.search)
         reports = Reports(settings, catalog, Spool(settings.spool_dir), search)
         made = reports.make(seed_of(catalog, uid), limit)
         if out is not None:

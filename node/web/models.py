@@ -70,6 +70,11 @@ class SimilarAnswer(Model):
     """Related studies: other patients' best first, then the query patient's own, best first."""
 
     encoder_id: Annotated[str, Field(description="Whose embeddings were compared", examples=["tiny-0123456789ab"])]
+    is_calibrated: Annotated[
+        bool, Field(description="The archive is large enough to say what is usual: 0.5 is two unrelated studies")
+    ]
+    is_no_good_match: Annotated[bool, Field(description="No other patient's study is alike enough")]
+    is_unusual: Annotated[bool, Field(description="The seed is unlike anything the archive holds")]
     hits: tuple[Hit, ...]
     next: Annotated[str | None, Field(description="Path and query of the next page; null on the last")] = None
 

@@ -149,7 +149,16 @@ def page(answer: Answer, paging: Paging, request: Request) -> SimilarAnswer:
         shown = [_unexplained(hit) for hit in shown]
     is_last = len(others) <= end and len(own) <= end
     following = None if is_last else str(request.url.include_query_params(offset=end, limit=paging.limit))
-    return SimilarAnswer.model_validate({"encoder_id": answer.encoder_id, "hits": shown, "next": following})
+    return SimilarAnswer.model_validate(
+        {
+            "encoder_id": answer.encoder_id,
+            "is_calibrated": answer.is_calibrated,
+            "is_no_good_match": answer.is_no_good_match,
+            "is_unusual": answer.is_unusual,
+            "hits": shown,
+            "next": following,
+        }
+    )
 
 
 def _unexplained(hit: StudyHit) -> StudyHit:

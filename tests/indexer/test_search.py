@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
-from config.model import VectorSettings
+from config.model import SearchSettings, VectorSettings
 from indexer import remembered as remembered_module
 from indexer.answer import Answer, Completeness, Relation, Seed, StudyHit
 from indexer.attributes import InstanceHeader
@@ -34,6 +34,10 @@ def look(heights: Sequence[int], person: int, difference: float = 0.5) -> list[N
     own = np.random.default_rng(1000 + person).standard_normal((40, 256)) / 16
     found = [_BODY[height] + difference * own[height] for height in heights]
     return [(one / np.linalg.norm(one)).astype(np.float32) for one in found]
+
+
+def search_settings(candidates_per_chunk: int) -> SearchSettings:
+    return SearchSettings(candidates_per_chunk=candidates_per_chunk, least_similarity=0.5)
 
 
 def header(sop: str, series: str, study: str, patient: str, modality: str, sop_class: str) -> InstanceHeader:
@@ -111,7 +115,7 @@ class World:
             settings = VectorSettings(kind=self.kind, milvus_uri="", snapshot_interval_s=1000)
             self.keeper = IndexKeeper(self.catalog, settings, self.folder / self.kind, ENCODER)
         self.keeper.refresh()
-        return Search(self.catalog, self.keeper, candidates_per_chunk=200)
+        return Search(self.catalog, self.keeper, search_settings(200))
 
     def similar(self, study: str, limit: int = 10, **further: object) -> Answer:
         return self.search().similar(Seed(study_instance_uid=StudyInstanceUID(study)), limit=limit, **further)
@@ -232,7 +236,7 @@ def test_a_prior_is_there_however_many_others_are_nearer(world: World) -> None:
     world.add("2.25.2", look([30], 0), patient="P")
     for number in range(30):
         world.add(f"2.25.1{number}", look([0], number + 1))
-    search = Search(world.catalog, world.search()._source, candidates_per_chunk=3)
+    search = Search(world.catalog, world.search()._source, search_settings(3))
     answer = search.similar(Seed(study_instance_uid=StudyInstanceUID("2.25.1")), limit=2)
     assert uids(answer.hits, Relation.PRIOR) == ["2.25.2"]
     assert len(uids(answer.hits)) == 2
@@ -242,7 +246,7 @@ def test_the_patient_s_own_chunks_take_no_place_of_others(world: World) -> None:
     for number in range(8):
         world.add("2.25.1", look([0], 0, 0.05), series=f"2.25.1.{number}", patient="P")
     world.add("2.25.2", look([0], 1, 1.0))
-    search = Search(world.catalog, world.search()._source, candidates_per_chunk=2)
+    search = Search(world.catalog, world.search()._source, search_settings(2))
     answer = search.similar(Seed(series_instance_uid=SeriesInstanceUID("2.25.1.0")), limit=5)
     assert uids(answer.hits) == ["2.25.2"]
 
@@ -416,6 +420,9 @@ class _Meanwhile:
     def __len__(self) -> int:
         return len(self._index)
 
+    def ids(self) -> NDArray[np.int64]:
+        return self._index.ids()
+
     def search(self, *arguments: object) -> Neighbours:
         answer = self._index.search(*arguments)
         self.happens()
@@ -440,7 +447,7 @@ def test_chunks_replaced_between_index_and_catalog(world: World, what: str) -> N
 
     assert world.keeper is not None
     source = _Meanwhile(world.keeper.current()[0], lambda: None)
-    search = Search(world.catalog, source, candidates_per_chunk=10)
+    search = Search(world.catalog, source, search_settings(10))
     seed = Seed(study_instance_uid=StudyInstanceUID("2.25.1"))
     search.similar(seed, limit=5)
     source.happens = replaced
@@ -467,6 +474,39 @@ def test_what_is_remembered_is_never_out_of_date(world: World, monkeypatch: pyte
     assert world.keeper is not None
     world.keeper.refresh()
     assert uids(search.similar(seed, limit=9).hits) == ["2.25.11", "2.25.12", "2.25.13", "2.25.10"]
+
+
+def test_what_a_similarity_means_in_a_large_enough_archive(world: World) -> None:
+    """0.5 is what unrelated studies come to: those below are left out, and nothing may be left."""
+    for number in range(12):
+        world.add(f"2.25.{number}", look(range(4), number, 1.5))
+    outsider = look(range(30, 34), 99, 1.5)
+    world.add("2.25.100", outsider)
+    world.add("2.25.101", look(range(30, 34), 99, 1.6), patient="2.25.100")
+    search = world.search()
+    answer = search.similar(Seed(study_instance_uid=StudyInstanceUID("2.25.1")), limit=50)
+    assert answer.is_calibrated
+    assert not answer.is_unusual
+    assert not answer.is_no_good_match
+    similarities = [hit.similarity for hit in answer.hits]
+    assert similarities == sorted(similarities, reverse=True)
+    assert 0.5 <= similarities[-1] <= similarities[0] < 1
+    assert 0 < len(similarities) < 12
+    strange = search.similar(Seed(study_instance_uid=StudyInstanceUID("2.25.100")), limit=50)
+    assert strange.is_no_good_match
+    assert [hit.study_instance_uid for hit in strange.hits] == ["2.25.101"]
+    all_shown = Search(world.catalog, search._source, SearchSettings(candidates_per_chunk=200, least_similarity=0))
+    assert len(all_shown.similar(Seed(study_instance_uid=StudyInstanceUID("2.25.1")), limit=50).hits) == 12  # the last two show the same
+    part = Seed(study_instance_uid=StudyInstanceUID("2.25.1"), region_lps_mm=(-9.0, -9.0, 0.0, 9.0, 9.0, 30.0))
+    assert not search.similar(part, limit=50).is_unusual
+
+
+def test_a_small_archive_does_not_say_what_is_usual(world: World) -> None:
+    for number in range(7):
+        world.add(f"2.25.{number}", look(range(4), number))
+    answer = world.search().similar(Seed(study_instance_uid=StudyInstanceUID("2.25.1")), limit=50)
+    assert not answer.is_calibrated
+    assert len(answer.hits) == 6
 
 
 def test_the_graph_gives_the_same_answer(world: World, tmp_path: Path) -> None:
