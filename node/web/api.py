@@ -7,10 +7,11 @@ from typing import Any
 from fastapi import Depends, FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from node.web import access, forget, health, priors, rendered, reports, similar
+from node.web import access, forget, health, pages, priors, rendered, reports, similar
 from node.web.access import require_token
 from node.web.context import WebContext
 from node.web.headers import SecurityHeaders
+from node.web.pages import assets
 from node.web.problems import Problem, add_problem_handlers
 
 _DESCRIPTION = """Finds studies like this one. Not for diagnosis.
@@ -24,7 +25,7 @@ _TAGS = [
     {"name": "dicomweb", "description": "QIDO-RS and WADO-RS over what the node holds (PS3.18)"},
     {"name": "node", "description": "What the node holds and how it is"},
 ]
-_GUARDED = (similar, priors, reports, forget, rendered)
+_GUARDED = (similar, priors, reports, forget, rendered, pages)
 
 
 def make_app(context: WebContext) -> FastAPI:
@@ -42,6 +43,7 @@ def make_app(context: WebContext) -> FastAPI:
     add_problem_handlers(app)
     app.include_router(health.router)
     app.include_router(access.router)
+    app.include_router(assets.router)
     for part in _GUARDED:
         app.include_router(part.router, dependencies=[Depends(require_token)])
     app.openapi = partial(_document, app)  # type: ignore[method-assign]  # FastAPI's own way to extend it

@@ -1,0 +1,221 @@
+"""A study's page: its series, the studies that look like it, and the patient's other ones."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request, Response
+
+from indexer.answer import Answer, ChunkMatch, Completeness, Relation, Seed, StudyHit
+from indexer.attributes import first_value
+from indexer.catalog.lookup import Level, Lookup, Prefilter
+from indexer.errors import NotFound, Parked, Transient
+from indexer.priors import PriorAnswer
+from indexer.uids import SliceRef, StudyInstanceUID
+from node.web.context import Context, StudyUid, WebContext
+from node.web.pages import words
+from node.web.pages.html import PageRoute, html, is_fragment
+from node.web.pages.lines import StudyLine, picture_url, study_line, window_for
+
+_FEW, _MOST = 12, 120
+_PRIORS = 50
+_LEVELS_SHOWN = 5
+router = APIRouter(route_class=PageRoute, include_in_schema=False)
+
+
+@dataclass(frozen=True)
+class MatchedImages:
+    """A matched level in words: which images here, which there."""
+
+    here: str
+    there: str
+    similarity: float
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A found study as it is shown.
+
+    Attributes
+    ----------
+    rank : int
+        Among its kind, from 1.
+    levels : tuple of MatchedImages
+        Why, best first.
+    matched : int
+        How many levels match in all.
+    """
+
+    rank: int
+    study: StudyLine
+    similarity: float
+    is_provisional: bool
+    series_uid: str
+    query_series_uid: str
+    query_picture: str
+    picture: str
+    levels: tuple[MatchedImages, ...]
+    matched: int
+    apart: str
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A study and the best of its series, before it is put in words."""
+
+    study_uid: str
+    similarity: float
+    completeness: Completeness
+    query_series_uid: str
+    series_uid: str
+    matches: Sequence[ChunkMatch]
+
+
+@router.get("/ui/studies/{study_uid}")
+def study_page(
+    request: Request,
+    context: Context,
+    study_uid: StudyUid,
+    limit: Annotated[int, Query(ge=1, le=_MOST)] = _FEW,
+) -> Response:
+    """Show a study and what it is like; only the latter for htmx."""
+    seed = _study(context, study_uid)
+    values: dict[str, object] = {"study": seed, "limit": limit, "more": 0, "hits": (), "priors": (), "copies": ()}
+    values |= {"waiting": "", "problem": ""}
+    try:
+        values |= _related(context, seed, limit)
+    except Transient as error:
+        values["waiting"] = str(error)
+    except Parked as error:
+        values["problem"] = str(error)
+    return html("related.html" if is_fragment(request) else "study.html", **values)
+
+
+def _study(context: WebContext, uid: str) -> StudyLine:
+    found = context.catalog.browse.by_uid([uid]).get(uid)
+    if found is None:
+        raise NotFound("No such study is held here.")
+    return study_line(found, context.settings.http.viewer_urls)
+
+
+def _related(context: WebContext, seed: StudyLine, limit: int) -> dict[str, object]:
+    """Analogues, copies among other patients, and the patient's own studies."""
+    uid = StudyInstanceUID(seed.uid)
+    answer = context.search.similar(Seed(study_instance_uid=uid), limit=limit + 1)
+    analogues = [_of_hit(hit) for hit in answer.hits if hit.relation is Relation.ANALOGUE]
+    own = context.priors.of_study(uid, _PRIORS)
+    others = _copies(answer, own)
+    hits = _shown(context, seed, analogues[:limit])
+    return {
+        "hits": hits,
+        "priors": _shown(context, seed, _of_priors(own)),
+        "copies": _shown(context, seed, others),
+        "more": min(2 * limit, _MOST) if len(analogues) > limit and limit < _MOST else 0,
+    }
+
+
+def _of_hit(hit: StudyHit) -> _Found:
+    best = hit.series[0]
+    query_series = best.matches[0].query_series_instance_uid if best.matches else ""
+    return _Found(
+        hit.study_instance_uid,
+        hit.similarity,
+        hit.completeness,
+        query_series,
+        best.series_instance_uid,
+        best.matches,
+    )
+
+
+def _of_priors(answer: PriorAnswer) -> list[_Found]:
+    """Newest first."""
+    studies = sorted((*answer.priors, *answer.duplicates), key=lambda one: one.study_date, reverse=True)
+    found = []
+    for study in studies:
+        best = study.series[0]
+        levels = sorted(best.levels, key=lambda level: -level.similarity)
+        uids = (best.present_series_instance_uid, best.series_instance_uid)
+        found.append(_Found(study.study_instance_uid, study.similarity, study.completeness, *uids, levels))
+    return found
+
+
+def _copies(answer: Answer, own: PriorAnswer) -> list[_Found]:
+    """Studies of other patients that show nearly the same images."""
+    of_patient = {one.study_instance_uid for one in (*own.priors, *own.duplicates)}
+    return [
+        _of_hit(hit)
+        for hit in answer.hits
+        if hit.relation is Relation.DUPLICATE and hit.study_instance_uid not in of_patient
+    ]
+
+
+def _shown(context: WebContext, seed: StudyLine, found: Sequence[_Found]) -> tuple[Hit, ...]:
+    studies = context.catalog.browse.by_uid([one.study_uid for one in found])
+    matches = [match for one in found for match in one.matches[:_LEVELS_SHOWN]]
+    numbers = _image_numbers(context.catalog.lookup, matches)
+    shown: list[Hit] = []
+    for one in found:
+        if one.study_uid not in studies or not one.matches:  # forgotten or replaced meanwhile
+            continue
+        study = study_line(studies[one.study_uid], context.settings.http.viewer_urls)
+        shown.append(_hit(len(shown) + 1, seed, study, one, numbers))
+    return tuple(shown)
+
+
+def _hit(rank: int, seed: StudyLine, study: StudyLine, found: _Found, numbers: Mapping[str, str]) -> Hit:
+    best = found.matches[0]
+    series = next((one for one in study.series if one.uid == found.series_uid), study.series[0])
+    window = window_for(series.modality, series.body_part)
+    pictures = (
+        picture_url(seed.uid, found.query_series_uid, _middle(best.query_slices), window),
+        picture_url(study.uid, found.series_uid, _middle(best.found_slices), window),
+    )
+    return Hit(
+        rank=rank,
+        study=study,
+        similarity=found.similarity,
+        is_provisional=found.completeness is Completeness.PROVISIONAL,
+        series_uid=found.series_uid,
+        query_series_uid=found.query_series_uid,
+        query_picture=pictures[0],
+        picture=pictures[1],
+        levels=tuple(_level(match, numbers) for match in found.matches[:_LEVELS_SHOWN]),
+        matched=len(found.matches),
+        apart=words.apart(study.date, seed.date),
+    )
+
+
+def _level(match: ChunkMatch, numbers: Mapping[str, str]) -> MatchedImages:
+    here, there = _span(match.query_slices, numbers), _span(match.found_slices, numbers)
+    return MatchedImages(here, there, match.similarity)
+
+
+def _middle(slices: Sequence[SliceRef]) -> SliceRef:
+    return slices[len(slices) // 2]
+
+
+def _image_numbers(lookup: Lookup, matches: Iterable[ChunkMatch]) -> dict[str, str]:
+    """Instance Number (0020,0013) of the first and last slices of some matches."""
+    ends = {
+        ref.sop_instance_uid
+        for match in matches
+        for slices in (match.query_slices, match.found_slices)
+        for ref in (slices[0], slices[-1])
+    }
+    entities = lookup.entities(Level.IMAGE, Prefilter(sop_instance_uid=sorted(ends))) if ends else ()
+    return {
+        first_value(one.attributes, "SOPInstanceUID"): first_value(one.attributes, "InstanceNumber")
+        for one in entities
+    }
+
+
+def _span(slices: Sequence[SliceRef], numbers: Mapping[str, str]) -> str:
+    """First and last image of some slices: frame numbers, else instance numbers, else how many."""
+    ends = [
+        str(ref.frame_number) if ref.frame_number is not None else numbers.get(ref.sop_instance_uid, "")
+        for ref in (slices[0], slices[-1])
+    ]
+    if not all(end.isdecimal() for end in ends):
+        return f"{len(slices)} images"
+    low, high = sorted(map(int, ends))
+    return f"{low}{words.DASH}{high}" if low != high else str(low)
