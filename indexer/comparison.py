@@ -1,9 +1,10 @@
 """Two studies side by side: the series that fit each other best, and how to scroll through them together."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
+from indexer.calibration import UNCALIBRATED, Scale, Scales, Uncalibrated
 from indexer.catalog import Catalog
 from indexer.catalog.embeddings import StoredChunk
 from indexer.catalog.lookup import SeriesInfo
@@ -16,6 +17,8 @@ SLOPES = (0.4, 2.5)
 """Between two anchors one side may run so much slower or faster than the other; people differ by less."""
 _NEAR_MM = 1.0
 """Anchors closer than this are one."""
+
+ScalesOf = Callable[[Set[str]], Mapping[str, Scales] | None]
 
 
 @dataclass(frozen=True)
@@ -66,11 +69,14 @@ class Comparisons:
     ----------
     spool_dir : Path
         Folder of the stored instances.
+    scales : callable
+        How scores are read as similarities (`indexer.search.Search.scales`).
     """
 
-    def __init__(self, catalog: Catalog, spool_dir: Path) -> None:
+    def __init__(self, catalog: Catalog, spool_dir: Path, scales: ScalesOf) -> None:
         self._catalog = catalog
         self._spool_dir = spool_dir
+        self._scales = scales
 
     def of(self, left_uid: str, right_uid: str) -> Comparison:
         """Compare two studies or series, by Study or Series Instance UID.
@@ -93,14 +99,17 @@ class Comparisons:
         if shown_left is None or shown_right is None:
             return self._without_embeddings(left, right)
         by_pk = {chunk.chunk_pk: chunk for chunk in chunks}
-        levels = _levels(pair, by_pk, shown_left, shown_right)
+        modality = pair.present.modality
+        scales = (self._scales({modality}) or {}).get(modality, UNCALIBRATED)
+        levels = _levels(pair, by_pk, shown_left, shown_right, scales.chunk)
         if shown_left.plane is not shown_right.plane:
             anchors: tuple[Anchor, ...] = ()
         elif shown_left.plane is Plane.AXIAL:
             anchors = anchors_of(levels)
         else:
             anchors = _body_edges(pair, by_pk, shown_left.axis)
-        return Comparison(shown_left, shown_right, _similarity(pair.alignment.score), levels, anchors)
+        similarity = _similarity(scales.series, pair.alignment.score)
+        return Comparison(shown_left, shown_right, similarity, levels, anchors)
 
     def _series(self, uid: str) -> Sequence[SeriesInfo]:
         of_study = self._catalog.lookup.series_of_study(uid)
@@ -149,14 +158,18 @@ def _go_together(one: Anchor, other: Anchor) -> bool:
 
 
 def _levels(
-    pair: SeriesPair, chunks: Mapping[int, StoredChunk], left: HungSeries, right: HungSeries
+    pair: SeriesPair,
+    chunks: Mapping[int, StoredChunk],
+    left: HungSeries,
+    right: HungSeries,
+    scale: Scale | Uncalibrated,
 ) -> tuple[MatchedLevel, ...]:
     """Extents of the matched chunks along the axes of what is shown, best first, each place on the right once."""
     found: list[MatchedLevel] = []
     for row, pk in enumerate(pair.present_sequence.chunk_pks):
         here, there = chunks.get(pk), chunks.get(pair.other_sequence.chunk_pks[int(pair.alignment.pairs[row])])
         if here is not None and there is not None:
-            similarity = _similarity(float(pair.alignment.cosines[row]))
+            similarity = _similarity(scale, float(pair.alignment.cosines[row]))
             found.append(MatchedLevel(_extent(here, left.axis), _extent(there, right.axis), similarity))
     best: dict[tuple[float, float], MatchedLevel] = {}
     for level in sorted(found, key=lambda level: -level.similarity):
@@ -185,6 +198,5 @@ def _slices_of(chunks: Sequence[StoredChunk], pks: Collection[int]) -> frozenset
     return frozenset(ref for chunk in chunks if chunk.chunk_pk in pks for ref in chunk.slices)
 
 
-def _similarity(cosine: float) -> float:
-    """Show a cosine from -1 to 1 as 0 to 1, as in `indexer.search`."""
-    return float(min(max((1.0 + cosine) / 2.0, 0.0), 1.0))
+def _similarity(scale: Scale | Uncalibrated, score: float) -> float:
+    return scale.similarity(scale.standing(score))

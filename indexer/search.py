@@ -1,6 +1,6 @@
 """From a seed to related studies: candidates by the vector index, exact re-ranking, its patient set apart."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import replace
 from itertools import islice
 from typing import Protocol
@@ -10,6 +10,7 @@ import numpy as np
 from config.model import SearchSettings
 from indexer.alignment import Alignment, align_all
 from indexer.answer import Answer, ChunkMatch, Completeness, Seed, SeriesHit, StudyHit
+from indexer.calibration import Scales
 from indexer.catalog import Catalog, SeriesState
 from indexer.catalog.embeddings import EmbeddingSequence, StoredChunk
 from indexer.catalog.lookup import SeriesInfo
@@ -65,6 +66,11 @@ class Search:
         judged = [one for of_study in scored.values() if (one := judge.judged(of_study)) is not None]
         hits = self._explained(judge, ranked(judged, scored, limit), scored, encoder_id)
         return Answer(encoder_id, hits, scales is not None, query.is_unusual(calibration))
+
+    def scales(self, modalities: Set[str]) -> Mapping[str, Scales] | None:
+        """How scores of some modalities are read as similarities; None where the archive cannot say."""
+        index, encoder_id = self._source.current()
+        return self._recalibration.current(index, encoder_id).scales(modalities)
 
     def _query(self, seed: Seed, encoder_id: EncoderId) -> Query:
         infos = self._seed_series(seed)

@@ -81,7 +81,7 @@ def study_page(
     """Show a study and what it is like; only the latter for htmx."""
     seed = _study(context, study_uid)
     values: dict[str, object] = {"study": seed, "limit": limit, "more": 0, "hits": (), "priors": (), "copies": ()}
-    values |= {"waiting": "", "problem": ""}
+    values |= {"waiting": "", "problem": "", "is_unusual": False}
     try:
         values |= _related(context, seed, limit)
     except Transient as error:
@@ -105,10 +105,12 @@ def _related(context: WebContext, seed: StudyLine, limit: int) -> dict[str, obje
     analogues = [_of_hit(hit) for hit in answer.hits if hit.relation is Relation.ANALOGUE]
     own = context.priors.of_study(uid, _PRIORS)
     others = _copies(answer, own)
+    similarities = {hit.study_instance_uid: hit.similarity for hit in answer.hits}
     hits = _shown(context, seed, analogues[:limit])
     return {
         "hits": hits,
-        "priors": _shown(context, seed, _of_priors(own)),
+        "priors": _shown(context, seed, _of_priors(own, similarities)),
+        "is_unusual": answer.is_unusual,
         "copies": _shown(context, seed, others),
         "more": min(2 * limit, _MOST) if len(analogues) > limit and limit < _MOST else 0,
     }
@@ -127,15 +129,16 @@ def _of_hit(hit: StudyHit) -> _Found:
     )
 
 
-def _of_priors(answer: PriorAnswer) -> list[_Found]:
-    """Newest first."""
+def _of_priors(answer: PriorAnswer, similarities: Mapping[StudyInstanceUID, float]) -> list[_Found]:
+    """Newest first; similarities as in the list of others where it knows them."""
     studies = sorted((*answer.priors, *answer.duplicates), key=lambda one: one.study_date, reverse=True)
     found = []
     for study in studies:
         best = study.series[0]
         levels = sorted(best.levels, key=lambda level: -level.similarity)
         uids = (best.present_series_instance_uid, best.series_instance_uid)
-        found.append(_Found(study.study_instance_uid, study.similarity, study.completeness, *uids, levels))
+        similarity = similarities.get(study.study_instance_uid, study.similarity)
+        found.append(_Found(study.study_instance_uid, similarity, study.completeness, *uids, levels))
     return found
 
 
