@@ -15,7 +15,7 @@ from config.errors import ConfigError
 from indexer.errors import Transient
 from indexer.uids import EncoderId
 
-_LOCK = "node.lock"
+LOCK = "node.lock"
 _PATIENCE_S = 1.0
 """Somebody who only looks holds the lock for a moment; so long it is asked for again."""
 
@@ -53,7 +53,7 @@ def prepare(folder: Path) -> None:
     """
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        (folder / _LOCK).touch()
+        (folder / LOCK).touch()
     except OSError as error:
         raise ConfigError([f"data_dir {folder}: cannot be used: {error.strerror}"]) from error
 
@@ -68,7 +68,7 @@ def exclusively(folder: Path, me: Holder) -> Iterator[None]:
         Another process does.
     """
     prepare(folder)
-    with (folder / _LOCK).open("r+") as file:
+    with (folder / LOCK).open("r+") as file:
         deadline = time.monotonic() + _PATIENCE_S
         while not _locked(file, fcntl.LOCK_EX):
             if time.monotonic() > deadline:
@@ -83,7 +83,7 @@ def exclusively(folder: Path, me: Holder) -> Iterator[None]:
 def holder(folder: Path) -> Holder | None:
     """Say who works on the series of a data folder; None if nobody does."""
     try:
-        with (folder / _LOCK).open() as file:
+        with (folder / LOCK).open() as file:
             return None if _locked(file, fcntl.LOCK_SH) else _read(file)
     except OSError:
         return None
