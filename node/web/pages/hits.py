@@ -1,21 +1,20 @@
 """A study's page: its series, the studies that look like it, and the patient's other ones."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 
 from indexer.answer import Answer, ChunkMatch, Completeness, Relation, Seed, StudyHit
-from indexer.attributes import first_value
-from indexer.catalog.lookup import Level, Lookup, Prefilter
 from indexer.errors import NotFound, Parked, Transient
 from indexer.priors import PriorAnswer
-from indexer.uids import SliceRef, StudyInstanceUID
+from indexer.uids import EncoderId, SliceRef, StudyInstanceUID
 from node.web.context import Context, StudyUid, WebContext
 from node.web.pages import words
 from node.web.pages.html import PageRoute, html, is_fragment
 from node.web.pages.lines import StudyLine, picture_url, study_line, window_for
+from node.web.pages.numbering import numbers_of, span
 
 _FEW, _MOST = 12, 120
 _PRIORS = 50
@@ -24,8 +23,8 @@ router = APIRouter(route_class=PageRoute, include_in_schema=False)
 
 
 @dataclass(frozen=True)
-class MatchedImages:
-    """A matched level in words: which images here, which there."""
+class MatchedSlices:
+    """A matched level in words: which slices here, which there."""
 
     here: str
     there: str
@@ -40,7 +39,7 @@ class Hit:
     ----------
     rank : int
         Among its kind, from 1.
-    levels : tuple of MatchedImages
+    levels : tuple of MatchedSlices
         Why, best first.
     matched : int
         How many levels match in all.
@@ -54,7 +53,7 @@ class Hit:
     query_series_uid: str
     query_picture: str
     picture: str
-    levels: tuple[MatchedImages, ...]
+    levels: tuple[MatchedSlices, ...]
     matched: int
     apart: str
 
@@ -80,7 +79,14 @@ def study_page(
 ) -> Response:
     """Show a study and what it is like; only the latter for htmx."""
     seed = _study(context, study_uid)
-    values: dict[str, object] = {"study": seed, "limit": limit, "more": 0, "hits": (), "priors": (), "copies": ()}
+    values: dict[str, object] = {
+        "study": seed,
+        "limit": limit,
+        "next_limit": 0,
+        "hits": (),
+        "priors": (),
+        "copies": (),
+    }
     values |= {"waiting": "", "problem": "", "is_unusual": False}
     try:
         values |= _related(context, seed, limit)
@@ -106,13 +112,13 @@ def _related(context: WebContext, seed: StudyLine, limit: int) -> dict[str, obje
     own = context.priors.of_study(uid, _PRIORS)
     others = _copies(answer, own)
     similarities = {hit.study_instance_uid: hit.similarity for hit in answer.hits}
-    hits = _shown(context, seed, analogues[:limit])
+    hits = _shown(context, seed, analogues[:limit], answer.encoder_id)
     return {
         "hits": hits,
-        "priors": _shown(context, seed, _of_priors(own, similarities)),
+        "priors": _shown(context, seed, _of_priors(own, similarities), answer.encoder_id),
         "is_unusual": answer.is_unusual,
-        "copies": _shown(context, seed, others),
-        "more": min(2 * limit, _MOST) if len(analogues) > limit and limit < _MOST else 0,
+        "copies": _shown(context, seed, others, answer.encoder_id),
+        "next_limit": min(2 * limit, _MOST) if len(analogues) > limit and limit < _MOST else 0,
     }
 
 
@@ -152,10 +158,12 @@ def _copies(answer: Answer, own: PriorAnswer) -> list[_Found]:
     ]
 
 
-def _shown(context: WebContext, seed: StudyLine, found: Sequence[_Found]) -> tuple[Hit, ...]:
+def _shown(context: WebContext, seed: StudyLine, found: Sequence[_Found], encoder_id: EncoderId) -> tuple[Hit, ...]:
     studies = context.catalog.browse.by_uid([one.study_uid for one in found])
-    matches = [match for one in found for match in one.matches[:_LEVELS_SHOWN]]
-    numbers = _image_numbers(context.catalog.lookup, matches)
+    series_uids = {uid for one in found for uid in (one.query_series_uid, one.series_uid)}
+    infos = [info for uid in series_uids if (info := context.catalog.lookup.series_by_uid(uid)) is not None]
+    pks = [info.series_pk for info in infos]
+    numbers = numbers_of(context.catalog.embeddings.chunks(pks, encoder_id))
     shown: list[Hit] = []
     for one in found:
         if one.study_uid not in studies or not one.matches:  # forgotten or replaced meanwhile
@@ -165,7 +173,7 @@ def _shown(context: WebContext, seed: StudyLine, found: Sequence[_Found]) -> tup
     return tuple(shown)
 
 
-def _hit(rank: int, seed: StudyLine, study: StudyLine, found: _Found, numbers: Mapping[str, str]) -> Hit:
+def _hit(rank: int, seed: StudyLine, study: StudyLine, found: _Found, numbers: Mapping[SliceRef, int]) -> Hit:
     best = found.matches[0]
     series = next((one for one in study.series if one.uid == found.series_uid), study.series[0])
     window = window_for(series.modality, series.body_part)
@@ -188,37 +196,10 @@ def _hit(rank: int, seed: StudyLine, study: StudyLine, found: _Found, numbers: M
     )
 
 
-def _level(match: ChunkMatch, numbers: Mapping[str, str]) -> MatchedImages:
-    here, there = _span(match.query_slices, numbers), _span(match.found_slices, numbers)
-    return MatchedImages(here, there, match.similarity)
+def _level(match: ChunkMatch, numbers: Mapping[SliceRef, int]) -> MatchedSlices:
+    here, there = span(match.query_slices, numbers), span(match.found_slices, numbers)
+    return MatchedSlices(here, there, match.similarity)
 
 
 def _middle(slices: Sequence[SliceRef]) -> SliceRef:
     return slices[len(slices) // 2]
-
-
-def _image_numbers(lookup: Lookup, matches: Iterable[ChunkMatch]) -> dict[str, str]:
-    """Instance Number (0020,0013) of the first and last slices of some matches."""
-    ends = {
-        ref.sop_instance_uid
-        for match in matches
-        for slices in (match.query_slices, match.found_slices)
-        for ref in (slices[0], slices[-1])
-    }
-    entities = lookup.entities(Level.IMAGE, Prefilter(sop_instance_uid=sorted(ends))) if ends else ()
-    return {
-        first_value(one.attributes, "SOPInstanceUID"): first_value(one.attributes, "InstanceNumber")
-        for one in entities
-    }
-
-
-def _span(slices: Sequence[SliceRef], numbers: Mapping[str, str]) -> str:
-    """First and last image of some slices: frame numbers, else instance numbers, else how many."""
-    ends = [
-        str(ref.frame_number) if ref.frame_number is not None else numbers.get(ref.sop_instance_uid, "")
-        for ref in (slices[0], slices[-1])
-    ]
-    if not all(end.isdecimal() for end in ends):
-        return f"{len(slices)} images"
-    low, high = sorted(map(int, ends))
-    return f"{low}{words.DASH}{high}" if low != high else str(low)

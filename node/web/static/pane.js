@@ -2,6 +2,7 @@
 
 import { Slices } from "./slices.js";
 
+const REST_MS = 150;
 const OPPOSITE = { L: "R", R: "L", P: "A", A: "P", H: "F", F: "H" };
 
 export class Pane {
@@ -14,6 +15,7 @@ export class Pane {
   #slice;
   #base; // center and width that the images ask for, where windows are relative to them
   #window = { center: 0, width: 1 };
+  #resting;
 
   constructor(element, side, isRelative) {
     this.#element = element.querySelector(".view");
@@ -61,10 +63,17 @@ export class Pane {
     this.#draw();
   }
 
+  /** Draw at once, and more finely after a moment without another slice or window. */
   #draw() {
     if (!this.#slice) return;
-    const { rows, columns, pixel_mm: pixel } = this.#slice;
     this.#paint(this.#slice);
+    this.#enlarge("low");
+    clearTimeout(this.#resting);
+    this.#resting = setTimeout(() => this.#enlarge("high"), REST_MS);
+  }
+
+  #enlarge(quality) {
+    const { rows, columns, pixel_mm: pixel } = this.#slice;
     const ratio = window.devicePixelRatio || 1;
     const [width, height] = [this.#element.clientWidth * ratio, this.#element.clientHeight * ratio].map(Math.round);
     if (!width || !height) return;
@@ -75,7 +84,7 @@ export class Pane {
     const scale = Math.min(width / (columns * pixel[1]), height / (rows * pixel[0]));
     const [w, h] = [columns * pixel[1] * scale, rows * pixel[0] * scale];
     const context = this.#canvas.getContext("2d", { alpha: false });
-    context.imageSmoothingQuality = "high";
+    context.imageSmoothingQuality = quality;
     context.fillRect(0, 0, width, height);
     context.drawImage(this.#image, (width - w) / 2, (height - h) / 2, w, h);
   }
@@ -108,13 +117,12 @@ export class Pane {
       const shade = Math.round(255 * Math.min(Math.max(slice.is_inverted ? 1 - share : share, 0), 1));
       this.#table[k] = 0xff000000 | (shade << 16) | (shade << 8) | shade;
     }
-    const shown = (value) => (Math.abs(value) < 10 ? value.toPrecision(2) : Math.round(value));
-    this.#element.querySelector(".window").textContent = `W ${shown(width)}  L ${shown(center)}`;
+    this.#element.querySelector(".window").textContent = `W ${signed(width)}  L ${signed(center)}`;
   }
 
   #describe() {
     const text = `${this.index + 1} / ${this.slices.count}`;
-    const place = `${Math.round(this.place)} mm`;
+    const place = `${signed(this.place)} mm`;
     this.#element.querySelector(".slice").textContent = `${text}   ${place}`;
     this.#element.setAttribute("aria-valuenow", this.index + 1);
     this.#element.setAttribute("aria-valuetext", `slice ${text}, ${place}`);
@@ -126,4 +134,11 @@ export class Pane {
     problem.hidden = !text;
     this.#canvas.classList.toggle("stale", Boolean(text));
   }
+}
+
+/** A number as it is printed: whole, or with two digits where it is small. */
+function signed(value) {
+  const size = Math.abs(value);
+  const digits = size !== 0 && size < 10 ? String(Number(size.toPrecision(2))) : String(Math.round(size));
+  return `${value < 0 && digits !== "0" ? "−" : ""}${digits}`;
 }
