@@ -54,12 +54,15 @@ class HungSeries:
 
     Attributes
     ----------
+    towards : tuple of str
+        Where columns and rows lead to: L, R, P, A, H (head) or F (feet).
     slices : tuple of HungSlice
         From head to feet, from front to back, or from the patient's right to left.
     """
 
     info: SeriesInfo
     plane: Plane
+    towards: tuple[str, str]
     slices: tuple[HungSlice, ...]
 
     @property
@@ -72,7 +75,12 @@ class HungSeries:
 class _Placed:
     ref: SliceRef
     centre_mm: NDArray[np.float64]
-    normal: NDArray[np.float64]
+    row: NDArray[np.float64]
+    column: NDArray[np.float64]
+
+    @property
+    def normal(self) -> NDArray[np.float64]:
+        return np.cross(self.row, self.column)
 
 
 def hang(
@@ -98,7 +106,13 @@ def hang(
     slices = [HungSlice(one.ref, float(one.centre_mm[axis])) for one in placed]
     towards = -1 if _PLANES[axis] is Plane.AXIAL else 1  # z grows to the head, y to the back, x to the left
     slices.sort(key=lambda one: (towards * one.at_mm, one.ref.sop_instance_uid, one.ref.frame_number or 0))
-    return HungSeries(info, _PLANES[axis], tuple(slices))
+    return HungSeries(info, _PLANES[axis], (_letter(placed[0].row), _letter(placed[0].column)), tuple(slices))
+
+
+def _letter(direction: NDArray[np.float64]) -> str:
+    """Name the direction of the patient's body that is nearest (PS3.3 C.7.6.1.1.1), LPS."""
+    axis = int(np.abs(direction).argmax())
+    return ("LR", "PA", "HF")[axis][int(direction[axis] < 0)]
 
 
 def _most_parallel(placed: Sequence[_Placed]) -> list[_Placed]:
@@ -160,12 +174,10 @@ def _at(
     extent_mm: tuple[float, float],
 ) -> _Placed | None:
     """Find the centre of a slice; `extent_mm` is from its first row to its last, and from column to column."""
-    normal = np.cross(orientation[:3], orientation[3:])
-    length = float(np.linalg.norm(normal))
-    if not 0.5 < length < 2.0:  # no directions
+    row, column = orientation[:3], orientation[3:]
+    if not 0.5 < float(np.linalg.norm(np.cross(row, column))) < 2.0:  # no directions
         return None
-    centre = position + orientation[3:] * extent_mm[0] / 2 + orientation[:3] * extent_mm[1] / 2
-    return _Placed(ref, centre, normal / length)
+    return _Placed(ref, position + column * extent_mm[0] / 2 + row * extent_mm[1] / 2, row, column)
 
 
 def _numbers(attributes: JsonObject, keyword: str, count: int) -> NDArray[np.float64] | None:
