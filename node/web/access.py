@@ -13,6 +13,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from config.errors import ConfigError
 from config.model import HttpSettings
 from node.web.context import context_of
+from node.web.pages.html import html
 from node.web.problems import ProblemError
 
 COOKIE = "pacsimile_session"
@@ -91,15 +92,11 @@ def _demand_own_site(request: Request) -> None:
 
 router = APIRouter(tags=["access"], include_in_schema=False)
 
-_FORM = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Pacsimile: log in</title>
-<form method="post"><label>Token <input name="token" type="password" autocomplete="current-password" autofocus
-required></label> <button>Log in</button></form>{note}</html>"""
-
 
 @router.get("/login")
 def login_form() -> HTMLResponse:
     """Ask for a token."""
-    return HTMLResponse(_FORM.format(note=""))
+    return html("login.html", problem="")
 
 
 @router.post("/login")
@@ -108,7 +105,7 @@ def login(request: Request, token: Annotated[str, Form(max_length=1024)], next: 
     _demand_own_site(request)
     cookie = session_cookie(request, token)
     if cookie is None:
-        return HTMLResponse(_FORM.format(note="<p>That is no valid token.</p>"), 401)
+        return html("login.html", 401, problem="That is no valid token.")
     response = RedirectResponse(next if _is_own_path(next) else "/", 303)
     set_session(request, response, cookie)
     return response
