@@ -181,7 +181,7 @@ def test_a_folder_that_cannot_be_made_is_transient(file_kind: Kind, vectors: Vec
 
 
 _BUSY = """
-    import threading, sys
+    import signal, sys, threading
     import numpy as np
     from indexer.uids import EncoderId
     from indexer.vectors import factory, hnsw
@@ -192,15 +192,21 @@ _BUSY = """
     index = factory.create("hnsw", dim=64, encoder_id=EncoderId("e"),
                            parameters=factory.IndexParameters(hnsw=GraphParameters(threads=2)))
     index.add(np.arange(1000), vectors[:1000])
+    stop = threading.Event()
     def search():
-        while True:
-            index.search(vectors[:500], 10)
-    for _ in range(3):
-        threading.Thread(target=search, daemon=True).start()
+        while not stop.is_set():
+            index.search(vectors[:100], 10)
+    threads = [threading.Thread(target=search, daemon=True) for _ in range(3)]
+    for thread in threads:
+        thread.start()
     print("busy", flush=True)
     try:
         index.add(np.arange(60_000), vectors)
     except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        stop.set()
+        for thread in threads:
+            thread.join()  # a thread in C++ while the interpreter ends is another matter
         found = index.search(vectors[:9], 1)
         sound = found.ids[:, 0].tolist() == list(range(9)) and 1000 <= len(index) < 60_000
         print("interrupted", sound, flush=True)
