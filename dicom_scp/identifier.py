@@ -25,6 +25,8 @@ _QUERY_RETRIEVE_LEVEL = Tag(0x0008, 0x0052)
 _TIMEZONE_OFFSET = Tag(0x0008, 0x0201)
 _NO_KEYS = frozenset({_SPECIFIC_CHARACTER_SET, _QUERY_RETRIEVE_LEVEL, _TIMEZONE_OFFSET})
 
+_FILE_META = 0x0002
+
 PATIENT_ID = Tag(0x0010, 0x0020)
 STUDY_INSTANCE_UID = Tag(0x0020, 0x000D)
 SERIES_INSTANCE_UID = Tag(0x0020, 0x000E)
@@ -95,8 +97,15 @@ class Identifier:
     unsupported: bool = False
 
 
-def read_identifier(encoded: bytes, transfer_syntax_uid: str, root: Root) -> Identifier:
+def read_identifier(
+    encoded: bytes, transfer_syntax_uid: str, root: Root, highest: Level | None = None
+) -> Identifier:
     """Decode an identifier.
+
+    Parameters
+    ----------
+    highest : Level, optional
+        The highest level to take, where that is not the model's own.
 
     Raises
     ------
@@ -109,11 +118,11 @@ def read_identifier(encoded: bytes, transfer_syntax_uid: str, root: Root) -> Ide
         raise Refused(f"identifier of {len(encoded)} bytes, longest {MAX_IDENTIFIER_BYTES}")
     dataset = parse(encoded, transfer_syntax_uid)
     with quiet():
-        level = _level(dataset, root)
+        level = _level(dataset, root.value if highest is None else highest)
         block = _block(dataset)
         keys = {key.tag: key for key in _keys(dataset, 0, [0])}
         character_sets = tuple(_texts(dataset, _SPECIFIC_CHARACTER_SET))
-    known = {tag: key for tag, key in keys.items() if not tag.is_private and tag not in _NO_KEYS}
+    known = {tag: key for tag, key in keys.items() if _is_key(tag)}
     foreign = any(tag.is_private and tag.group != private_dictionary.GROUP for tag in keys)
     return Identifier(root, level, known, character_sets, block, unsupported=foreign)
 
@@ -133,8 +142,13 @@ def check_hierarchy(identifier: Identifier) -> None:
             raise Mismatched(f"{identifier.level.name} level needs a single value of {_named(tag)}")
 
 
-def _level(dataset: Dataset, root: Root) -> Level:
-    names = [level.name for level in Level if level >= root.value]
+def _is_key(tag: BaseTag) -> bool:
+    """Whether an attribute can be a key: File Meta Information (PS3.10 7.1), which Orthanc sends, is none."""
+    return not tag.is_private and tag.group != _FILE_META and tag not in _NO_KEYS
+
+
+def _level(dataset: Dataset, highest: Level) -> Level:
+    names = [level.name for level in Level if level >= highest]
     given = _texts(dataset, _QUERY_RETRIEVE_LEVEL)
     if len(given) != 1 or given[0] not in names:
         raise Mismatched(f"{_named(_QUERY_RETRIEVE_LEVEL)}: expected one of {', '.join(names)}")

@@ -25,6 +25,7 @@ from dicom_scp.suboperations import MAX_COUNT, Reply, Tally
 from dicom_scp.transcoding import Transcoder
 from indexer.catalog import Catalog
 from indexer.catalog.holdings import HeldInstance
+from indexer.catalog.lookup import Level
 from indexer.errors import Refused, Transient
 
 logger = logging.getLogger(__name__)
@@ -159,11 +160,12 @@ def _can_be_answered(request: Any) -> bool:  # noqa: ANN401 - the library has no
 
 
 def _read(reply: Reply) -> Retrieval:
+    """What is asked for; at PATIENT level in the Study Root model as well, where PACS ask so (Orthanc does)."""
     root = Root.PATIENT if reply.context.abstract_syntax in _PATIENT_ROOT else Root.STUDY
     encoded = reply.request.Identifier
     if encoded is None:
         raise Refused("expected an identifier, got none")
-    return read_retrieval(read_identifier(encoded.getvalue(), reply.transfer_syntax_uid, root))
+    return read_retrieval(read_identifier(encoded.getvalue(), reply.transfer_syntax_uid, root, Level.PATIENT))
 
 
 def _send_all(

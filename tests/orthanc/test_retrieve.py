@@ -147,6 +147,37 @@ def test_orthanc_retrieves_what_it_found(by_move: Pair, make_series: Factory, se
             orthanc.request("DELETE", f"/instances/{instance}").raise_for_status()
 
 
+@pytest.mark.parametrize(
+    ("level", "keys"),
+    [
+        ("Patient", ("PatientID",)),
+        ("Study", ("StudyInstanceUID",)),
+        ("Series", ("StudyInstanceUID", "SeriesInstanceUID")),
+        ("Instance", ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")),
+    ],
+)
+def test_orthanc_moves_at_every_level(
+    by_move: Pair, make_series: Factory, send: Factory, level: str, keys: tuple[str, ...]
+) -> None:
+    """Orthanc asks in the Study Root model, for a patient as well."""
+    node, orthanc = by_move.node, by_move.orthanc
+    folder = make_series(81)
+    send(node.dicom_port, folder)
+    sent = [dcmread(file, stop_before_pixels=True) for file in sorted(folder.rglob("*.dcm"))]
+    wanted = {str(one.SOPInstanceUID) for one in sent[: 1 if level == "Instance" else None]}
+    asked = {keyword: str(sent[0][keyword].value) for keyword in keys}
+    done = orthanc.request(
+        "POST",
+        "/modalities/pacsimile/move",
+        json={"Level": level, "Resources": [asked], "TargetAet": "ORTHANC", "Synchronous": True},
+    )
+    assert done.ok, (done.text, node.log[-1000:])
+    came = orthanc.get("/instances?expand")
+    assert {one["MainDicomTags"]["SOPInstanceUID"] for one in came} == wanted
+    for one in came:
+        orthanc.request("DELETE", f"/instances/{one['ID']}").raise_for_status()
+
+
 @pytest.mark.slow
 def test_a_study_that_the_node_does_not_have_is_fetched(by_move: Pair, make_series: Factory, tool: Factory) -> None:
     """Settling takes 300 s on this node, unless somebody waits."""

@@ -259,6 +259,20 @@ def test_levels_and_lists(
     assert counts(got[-1][0]) == (None, number, 0, 0)
 
 
+def test_a_patient_in_the_study_root_model(
+    fill: Factory, node: Node, peer: Factory, query: Factory, destination: Factory
+) -> None:
+    own = fill(node)
+    asked = query("PATIENT", PatientID="P1")
+    with destination(lambda _event, _number: 0) as events:
+        assert peer(node).move(asked, model=StudyMove)[-1][0].Status == 0
+    wanted = {one.SOPInstanceUID for one in own}
+    assert {event.request.AffectedSOPInstanceUID for event in events} == wanted
+    answers, came = peer(node).get(asked, StudyGet)
+    assert answers[-1][0].Status == 0
+    assert {one.SOPInstanceUID for one in came} == wanted
+
+
 def test_the_destination_reads_who_asked_and_how_urgently(
     fill: Factory, node: Node, peer: Factory, query: Factory, destination: Factory
 ) -> None:
