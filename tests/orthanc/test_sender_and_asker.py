@@ -71,33 +71,3 @@ def test_send_then_ask(node: Any, orthanc: Any, phantom_archive: Path) -> None: 
     plain = orthanc.post("/modalities/pacsimile/query", {"Level": "Study", "Query": seed})
     (same,) = orthanc.get(f"/queries/{plain['ID']}/answers?expand&simplify")
     assert same["StudyInstanceUID"] == seed["StudyInstanceUID"]
-
-
-@pytest.mark.slow
-def test_every_real_series(
-    start_node: Factory, start_orthanc: Factory, shared_dicom: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    node = start_node()
-    orthanc = start_orthanc(node.dicom_port)
-    taken: dict[str, str] = {}
-    for folder in sorted(shared_dicom.iterdir()):
-        of_folder = upload(orthanc, sorted(folder.glob("*.dcm")))
-        sent = orthanc.post("/modalities/pacsimile/store", {"Resources": list(of_folder), "Synchronous": True})
-        assert sent["FailedInstancesCount"] == 0, folder.name
-        taken |= of_folder
-    known = node.wait_until_indexed()
-    files = {str(dcmread(f, stop_before_pixels=True).SOPInstanceUID): f for f in shared_dicom.rglob("*.dcm")}
-    with capsys.disabled():
-        print(f"\nOrthanc took {len(taken)} of {len(files)} instances; {known['series_by_state']}")
-    entered = held(node)
-    named = {uid for uid in taken.values() if dcmread(files[uid], stop_before_pixels=True).get("SeriesInstanceUID")}
-    assert entered == named
-    assert known["instances"] + known["quarantined_instances"] == len(set(taken.values()))
-    assert not set(known["series_by_state"]) - {"INDEXED", "PARKED"}
-    for uid in sorted(entered):
-        with node.catalog() as catalog:
-            stored = dcmread(node.data_dir / "spool" / str(catalog.lookup.instance_path(uid)))
-        sent = dcmread(files[uid])
-        assert stored.PixelData.rstrip(b"\0") == sent.PixelData.rstrip(b"\0")
-        assert stored.file_meta.TransferSyntaxUID == sent.file_meta.TransferSyntaxUID
-    assert node.stop() == 0
