@@ -133,6 +133,7 @@ class Node:
             forgetter=forgetter,
             priors=Priors(catalog),
             pictures=Pictures(Spool(settings.spool_dir), transcoders),
+            transcoders=transcoders,
         )
         http = self._http = HttpServer(settings.http, make_app(context))
         supervisor.start()

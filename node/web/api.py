@@ -10,6 +10,7 @@ from fastapi.openapi.utils import get_openapi
 from node.web import access, forget, health, pages, priors, rendered, reports, similar
 from node.web.access import require_token
 from node.web.context import WebContext
+from node.web.dicomweb import retrieve, search
 from node.web.headers import SecurityHeaders
 from node.web.pages import assets
 from node.web.problems import Problem, add_problem_handlers
@@ -25,7 +26,7 @@ _TAGS = [
     {"name": "dicomweb", "description": "QIDO-RS and WADO-RS over what the node holds (PS3.18)"},
     {"name": "node", "description": "What the node holds and how it is"},
 ]
-_GUARDED = (similar, priors, reports, forget, rendered, pages)
+_GUARDED = (similar, priors, reports, forget, rendered, pages, search, retrieve)
 
 
 def make_app(context: WebContext) -> FastAPI:
@@ -46,6 +47,7 @@ def make_app(context: WebContext) -> FastAPI:
     app.include_router(assets.router)
     for part in _GUARDED:
         app.include_router(part.router, dependencies=[Depends(require_token)])
+    app.include_router(rendered.router, prefix="/dicomweb", dependencies=[Depends(require_token)])
     app.openapi = partial(_document, app)  # type: ignore[method-assign]  # FastAPI's own way to extend it
     return app
 

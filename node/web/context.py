@@ -17,6 +17,7 @@ from indexer.priors import Priors
 from indexer.search import Search
 from node.reports import Reports
 from node.supervisor import WorkerSupervisor
+from node.web.decoding import TranscoderPool
 from node.web.rendering import Pictures
 
 _UID = Path(pattern=r"^[0-9.]{1,64}$", examples=["1.2.826.0.1.3680043.8.498.1"])
@@ -39,6 +40,7 @@ class WebContext:
     forgetter: Forgetter
     priors: Priors
     pictures: Pictures
+    transcoders: TranscoderPool
 
     def held_instance(self, study_uid: str, series_uid: str, sop_instance_uid: str) -> HeldInstance:
         """The instance of these UIDs.
