@@ -50,6 +50,7 @@ class Spool:
             for path in (folder / _TEMPORARY, folder / _LOCKS):
                 path.mkdir(parents=True, exist_ok=True)
             _sync_folder(folder)
+            _sync_folder(folder.parent)
             self._sweep()
         except OSError as error:
             raise Transient(f"the spool folder cannot be used: {error.strerror}") from error
