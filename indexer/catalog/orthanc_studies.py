@@ -148,6 +148,11 @@ class OrthancStudies:
         """Try it again at `until`, seconds since the epoch; a note says what failed, without one nothing did."""
         self._set(taken, due_at=until, note=note, attempts=taken.attempts + bool(note))
 
+    def servers(self) -> list[str]:
+        """Every Orthanc of which something is known."""
+        with reading(self._engine) as connection:
+            return list(connection.execute(select(orthanc_study.c.server).distinct()).scalars())
+
     def waiting(self, server: str, entered_until: float | None = None) -> int:
         """How many studies are still to be taken over, or of those entered until a time."""
         chosen = (orthanc_study.c.server == server) & orthanc_study.c.is_waiting

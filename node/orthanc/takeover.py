@@ -15,12 +15,14 @@ from indexer.catalog import Catalog
 from indexer.catalog.orthanc_studies import WaitingStudy
 from indexer.errors import NotFound, Refused, Transient
 from indexer.uids import SeriesInstanceUID
-from node.orthanc.changes import STABLE_CHECK_S
+from node.orthanc import changes
 from node.orthanc.client import OrthancClient, RemoteInstance
 
-_LEASE_S = 30.0
+_LEASE_S = 15.0
 """Studies of a process that died are taken over by the next one so long after."""
 _LOOK_S = 0.25
+_MOST_FAILURES = 10
+"""With so many the rest of a study is not tried: it is not the instances."""
 
 
 @dataclass
@@ -33,11 +35,17 @@ class Tally:
         Instances by `dicom_scp.reception.Verdict`; those that were here already are not fetched, and not counted.
     refused : Counter of str
         Instances that were not accepted, by reason.
+    gone : set of str
+        Instances, by Orthanc's identifier, that it did not have.
+    failures : list of Transient
+        What went wrong with instances; a few do not keep the others of their study from being fetched.
     """
 
     studies: int = 0
     verdicts: Counter[str] = field(default_factory=Counter)
     refused: Counter[str] = field(default_factory=Counter)
+    gone: set[str] = field(default_factory=set)
+    failures: list[Transient] = field(default_factory=list)
 
     def add(self, other: "Tally") -> None:
         """Count what another one counted as well."""
@@ -111,7 +119,7 @@ class Takeover:
         self._aet = self._aet or self._client.system().aet
         remote = self._client.study(taken.public_id)
         if self._only_stable and not remote.is_stable:
-            self._studies.postpone(taken, time.time() + STABLE_CHECK_S)
+            self._studies.postpone(taken, time.time() + changes.STABLE_CHECK_S)
             return Tally()
         wanted = self._missing(self._client.instances_of(taken.public_id))
         if wanted:
@@ -120,11 +128,21 @@ class Takeover:
         if self._stopping.is_set():
             self._studies.keep(taken, 0.0)
             return tally
+        if tally.failures:
+            raise tally.failures[0]
+        if tally.gone:
+            self._demand_deleted(taken, tally.gone)
         note = "; ".join(f"{number} refused: {reason}" for reason, number in tally.refused.items())
         last_update = remote.last_update if remote.is_stable else ""
         self._studies.done(taken, remote.study_instance_uid, last_update, note)
         tally.studies = 1
         return tally
+
+    def _demand_deleted(self, taken: WaitingStudy, gone: set[str]) -> None:
+        """Instances that could not be had were deleted meanwhile; else Orthanc has lost their files."""
+        lost = gone.intersection(one.public_id for one in self._client.instances_of(taken.public_id))
+        if lost:
+            raise Transient(f"it lists {len(lost)} instances that it does not have")
 
     def _missing(self, listed: Sequence[RemoteInstance]) -> list[RemoteInstance]:
         """Which instances are not here; all of them where other content would take the place of what is here."""
@@ -141,12 +159,13 @@ class Takeover:
     def _fetch_all(self, taken: WaitingStudy, wanted: Sequence[RemoteInstance]) -> Tally:
         tally, kept_at = Tally(), time.monotonic()
         with ThreadPoolExecutor(self._settings.orthanc.parallel, "orthanc") as pool:
-            waiting = {pool.submit(self._fetch, one) for one in wanted}
+            fetching = {pool.submit(self._fetch, one): one.public_id for one in wanted}
+            waiting = set(fetching)
             try:
-                while waiting and not self._stopping.is_set():
+                while waiting and not self._stopping.is_set() and len(tally.failures) < _MOST_FAILURES:
                     done, waiting = wait(waiting, _LOOK_S, FIRST_COMPLETED)
                     for one in done:
-                        _count(one, tally)
+                        _count(fetching[one], one, tally)
                     if time.monotonic() - kept_at > _LEASE_S / 3:
                         self._studies.keep(taken, _LEASE_S)
                         kept_at = time.monotonic()
@@ -154,22 +173,20 @@ class Takeover:
                 pool.shutdown(wait=False, cancel_futures=True)
         return tally
 
-    def _fetch(self, instance: RemoteInstance) -> Verdict | None:
-        """Fetch and store one instance; None if Orthanc has it no more."""
+    def _fetch(self, instance: RemoteInstance) -> Verdict:
+        """Fetch and store one instance."""
         if instance.size_bytes > self._limit_bytes:
             raise Refused(f"larger than dicom.max_object_mib allows ({self._limit_bytes >> 20} MiB)")
-        try:
-            syntax, dataset = split_file(self._client.file_of(instance.public_id, self._limit_bytes))
-        except NotFound:
-            return None
+        syntax, dataset = split_file(self._client.file_of(instance.public_id, self._limit_bytes))
         return self._receiver.receive(dataset, syntax, source_ae_title=self._aet).verdict
 
 
-def _count(fetched: "Future[Verdict | None]", tally: Tally) -> None:
+def _count(public_id: str, fetched: Future[Verdict], tally: Tally) -> None:
     try:
-        verdict = fetched.result()
+        tally.verdicts[fetched.result().value] += 1
+    except NotFound:
+        tally.gone.add(public_id)
+    except Transient as error:
+        tally.failures.append(error)
     except Refused as error:
         tally.refused[str(error)] += 1
-    else:
-        if verdict is not None:
-            tally.verdicts[verdict.value] += 1
