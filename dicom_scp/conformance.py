@@ -94,8 +94,17 @@ _PLACEHOLDER = re.compile(r"\{\{(\w+)\}\}")
 
 def statement() -> str:
     """The whole document, in Markdown."""
-    prose = resources.files("dicom_scp").joinpath("conformance.md").read_text(encoding="utf-8")
-    return _PLACEHOLDER.sub(lambda found: _PARTS[found[1]](), prose)
+    return _PLACEHOLDER.sub(lambda found: _PARTS[found[1]](), _prose())
+
+
+def _prose() -> str:
+    return resources.files("dicom_scp").joinpath("conformance.md").read_text(encoding="utf-8")
+
+
+def _contents() -> str:
+    """Headings of the two highest levels, as a list."""
+    headings = re.findall(r"^##(#?) (.+)$", _prose(), re.MULTILINE)
+    return "\n".join(f"{'  ' if deeper else ''}- {title}" for deeper, title in headings)
 
 
 def status_names() -> list[str]:
@@ -205,6 +214,7 @@ def _default(dotted: str) -> str:
 
 
 _PARTS: Mapping[str, Callable[[], str]] = {
+    "contents": _contents,
     "services": _services,
     "storage": _storage,
     "storage_syntaxes": lambda: _syntaxes(STORAGE_TRANSFER_SYNTAXES),

@@ -78,14 +78,17 @@ def storage_sop_classes(private: Iterable[str] = ()) -> list[UID]:
     others = {
         UID(uid)
         for uid, (name, kind, *_) in UID_dictionary.items()
-        if kind == "SOP Class" and "Storage" in name.split(" - ")[0] and _unserved(uid)
+        if kind == "SOP Class" and "Storage" in name.split(" - ")[0] and _is_storage(uid)
     }
     return sorted(known | others | {UID(uid) for uid in private})
 
 
-def _unserved(uid: str) -> bool:
-    """Whether the network library knows no service for the SOP class, and its UID lies below that of storage."""
-    return uid.startswith("1.2.840.10008.5.1.4.1.1.") and uid_to_service_class(uid).__name__ == "ServiceClass"
+def _is_storage(uid: str) -> bool:
+    """Whether the UID lies below that of storage, and the network library knows no other service for it."""
+    known = uid_to_service_class(uid)  # it is storage once `supported_contexts` has registered it
+    return uid.startswith("1.2.840.10008.5.1.4.1.1.") and (
+        known is StorageServiceClass or known.__name__ == "ServiceClass"
+    )
 
 
 def supported_contexts(private_storage_sop_classes: Iterable[str] = ()) -> list[PresentationContext]:

@@ -15,6 +15,20 @@ from dicom_scp.private_dictionary import BLOCK
 from dicom_scp.responses import LEVEL_OF, is_supported
 from indexer.catalog.lookup import Level
 
+ANNEX_N = [
+    "1 Overview",
+    "2 Table of Contents",
+    "3 Introduction",
+    "4 Implementation Model",
+    "5 Service and Interoperability Description",
+    "6 Configuration",
+    "7 Network and Media Communication Details",
+    "8 Security",
+    "Annex A Information Object Definitions",
+    "Annex B Structured Report Content Encoding",
+]
+"""Sections of a statement by PS3.2 annex N; further annexes have nothing to say here."""
+HEADING = re.compile(r"^(#+) (\d[\d.]*) ", re.MULTILINE)
 DOCUMENT = Path(__file__).parents[2] / "docs" / "conformance.md"
 
 
@@ -35,11 +49,27 @@ def test_the_document_is_what_the_code_says(document: str) -> None:
     assert document == statement(), "run `make docs`, read what has changed, and commit it"
 
 
+def test_sections_are_those_of_annex_n_in_order(document: str) -> None:
+    assert re.findall(r"^## (.+)$", document, re.MULTILINE) == ANNEX_N
+    numbers = [tuple(map(int, found.split("."))) for found in re.findall(r"^#+ ([\d.]+) ", document, re.MULTILINE)]
+    assert numbers == sorted(set(numbers))
+    depths = [(len(marks) - 1, number.count(".") + 1) for marks, number in HEADING.findall(document)]
+    assert all(depth == parts for depth, parts in depths)
+    named = set(re.findall(r"[Ss]ections? ([\d.]+\d)", document)) - {"8"}
+    assert named <= {".".join(map(str, number)) for number in numbers}
+
+
 def test_every_context_is_listed_and_nothing_else(document: str) -> None:
     offered = {str(one.abstract_syntax) for one in [*supported_contexts(), commitment_context()]}
-    listed = rows(document, "### 1.1 ") + rows(document, "### 1.2 ")
+    listed = rows(document, "\n### 1.1 ") + rows(document, "\n### 1.2 ")
     assert {line[1] for line in listed} == offered
     assert len(listed) == len(offered)
+
+
+def test_retired_storage_classes_stay_when_contexts_are_built_again() -> None:
+    retired = "1.2.840.10008.5.1.4.1.1.5"
+    for _ in range(2):
+        assert retired in {str(one.abstract_syntax) for one in supported_contexts()}
 
 
 def test_every_transfer_syntax_of_storage_is_listed_in_order(document: str) -> None:
