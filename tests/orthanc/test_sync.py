@@ -98,9 +98,7 @@ def full(orthanc: Orthanc, make_series: Factory, wait_for: Factory) -> dict[str,
 
 
 def sync(pacsimile: Factory, gate: Gate, data_dir: Path) -> Any:  # noqa: ANN401 - what it did
-    return pacsimile(
-        "orthanc", "sync", "--url", gate.url, "--data-dir", data_dir, "--bundle", "tiny", *more, "--json"
-    )
+    return pacsimile("orthanc", "sync", "--url", gate.url, "--data-dir", data_dir, "--bundle", "tiny", "--json")
 
 
 def count(data_dir: Path) -> int:
