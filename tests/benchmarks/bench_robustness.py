@@ -1,8 +1,8 @@
-"""Change every series of a folder as the real world does, and see whether it still finds its original and neighbours.
+"""Change every series of a folder as the real world does: does it still find its original and its neighbours?
 
 Run from the repository root: ``python tests/benchmarks/bench_robustness.py FOLDER [bundle]``; the folder holds one
-folder of DICOM files a series. Prints, by change, the share of copies that find their original first and how many of
-the five nearest series of other patients stay. Never fails.
+folder of DICOM files a series. Prints, by change, the share of copies that find their original first and how many
+of the five nearest series of other patients stay. Never fails.
 """
 
 import sys
