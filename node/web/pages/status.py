@@ -77,5 +77,6 @@ def _now(context: WebContext) -> dict[str, object]:
         "index_kind": settings.vectors.kind,
         "peers": settings.peers,
         "dicom": settings.dicom,
+        "has_login": bool(settings.http.tokens),
         "free_gb": shutil.disk_usage(settings.data_dir).free / 1e9,
     }
