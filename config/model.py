@@ -84,6 +84,7 @@ class StorageSettings(Section):
     keep: Literal["all", "none"]
     retrieve_aet: OptionalAETitle
     release_after_minutes: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    reserve_mib: Annotated[int, Field(ge=0)]
 
     @model_validator(mode="after")
     def _complete(self) -> Self:

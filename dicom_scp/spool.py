@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
+from dicom_scp.disk import Reserve
 from dicom_scp.part10 import split_file
 from indexer.catalog.receipts import StoredFile
 from indexer.errors import Damaged, Transient
@@ -37,6 +38,8 @@ class Spool:
     ----------
     folder : Path
         Made if it is missing.
+    reserve_mib : int
+        So much of the disk stays free.
 
     Raises
     ------
@@ -44,8 +47,9 @@ class Spool:
         The folder cannot be made or written.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, reserve_mib: int = 0) -> None:
         self.folder = folder
+        self._reserve = Reserve(folder, reserve_mib)
         try:
             for path in (folder / _TEMPORARY, folder / _LOCKS):
                 path.mkdir(parents=True, exist_ok=True)
@@ -72,7 +76,7 @@ class Spool:
         Raises
         ------
         Transient
-            The disk is full or fails; nothing is left behind.
+            The disk is full, or would leave less than the reserve, or fails; nothing is left behind.
         """
         relative = f"{digest[:2]}/{digest[2:4]}/{digest}.dcm"
         target = self.folder / relative
@@ -80,6 +84,7 @@ class Spool:
         temporary = self.folder / _TEMPORARY / uuid4().hex
         try:
             if not self.holds(relative):
+                self._reserve.demand(size)
                 self._make_folder(target.parent)
                 _write_file(temporary, header, dataset)
                 temporary.rename(target)

@@ -10,6 +10,7 @@ from types import FrameType
 
 from config.errors import ConfigError
 from config.model import Settings
+from dicom_scp.disk import Reserve
 from dicom_scp.forgetting import Forgetter
 from dicom_scp.server import DicomServer
 from dicom_scp.spool import Spool
@@ -65,6 +66,7 @@ class Node:
         self._dicom: DicomServer | None = None
         self._http: HttpServer | None = None
         self._supervisor: WorkerSupervisor | None = None
+        self._had_room = True
         self._follower: Follower | None = None
 
     @property
@@ -116,7 +118,8 @@ class Node:
         parts.callback(keeper.close)
         search = Search(catalog, keeper, settings.search)
         reports = Reports(settings, catalog, Spool(settings.spool_dir), search)
-        dicom = self._dicom = DicomServer(settings, catalog, Spool(settings.spool_dir), search)
+        spool = Spool(settings.spool_dir, settings.storage.reserve_mib)
+        dicom = self._dicom = DicomServer(settings, catalog, spool, search)
         supervisor = self._supervisor = WorkerSupervisor(settings, catalog)
         forgetter = Forgetter(settings.forgetting, catalog, Spool(settings.spool_dir))
         eraser = Eraser(settings, catalog, forgetter, keeper)
@@ -155,13 +158,25 @@ class Node:
 
     def _follow_orthanc(self, catalog: Catalog) -> None:
         if self.settings.orthanc.url and self.settings.orthanc.follow:
-            follower = self._follower = Follower(self.settings, catalog, Spool(self.settings.spool_dir))
+            spool = Spool(self.settings.spool_dir, self.settings.storage.reserve_mib)
+            follower = self._follower = Follower(self.settings, catalog, spool)
             follower.start()
             self._parts.callback(follower.stop, _DRAIN_S)
 
     def _coming_in(self, dicom: DicomServer) -> set[SeriesInstanceUID]:
         """Series that somebody is just sending, or that are just being fetched."""
         return dicom.being_sent().union(self._follower.being_taken() if self._follower else ())
+
+    def _has_room(self) -> bool:
+        """Whether the disk has more than its reserve free; says so where that changes."""
+        has_room = not Reserve(self.settings.spool_dir, self.settings.storage.reserve_mib).is_used_up
+        if has_room is not self._had_room:
+            if has_room:
+                log.info("the disk has room again")
+            else:
+                log.error("the disk is nearly full: instances are refused and index snapshots wait")
+        self._had_room = has_room
+        return has_room
 
     def stop(self) -> None:
         """Stop every part in reverse order: no new work, open associations and the present series drained."""
@@ -197,7 +212,8 @@ class Node:
             try:
                 catalog.progress.settle(self.settings.indexing.quiet_time_s, self._coming_in(dicom))
                 keeper.refresh()
-                keeper.snapshot_if_due()
+                if self._has_room():
+                    keeper.snapshot_if_due()
                 eraser.work_off()
                 dicom.tidy_if_due()
             except Transient as error:

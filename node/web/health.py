@@ -2,10 +2,12 @@
 
 from fastapi import APIRouter, Depends, Request, Response
 
+from dicom_scp.disk import Reserve
+from indexer.errors import Transient
 from node.describe import status_json
 from node.web.access import Bearer, is_known, require_token
 from node.web.context import Context
-from node.web.models import Health, Status, Worker
+from node.web.models import Disk, Health, Status, Worker
 from node.web.problems import responses
 
 router = APIRouter(tags=["node"])
@@ -28,15 +30,25 @@ def health(request: Request, response: Response, context: Context, bearer: Beare
         return Health(ready=ready)
     worker = Worker.model_validate(context.worker.health)
     if not ready:
-        return Health(ready=False, worker=worker)
+        return Health(ready=False, worker=worker, disk=_disk(context))
     index, encoder_id = context.keeper.current()
     return Health(
         ready=True,
         worker=worker,
+        disk=_disk(context),
         encoder_id=encoder_id,
         index_size=len(index),
         outstanding_series=outstanding,
     )
+
+
+def _disk(context: Context) -> Disk | None:
+    """How much room there is; None where the disk cannot be asked."""
+    reserve = Reserve(context.settings.spool_dir, context.settings.storage.reserve_mib)
+    try:
+        return Disk(free_mib=reserve.free_mib, reserve_mib=reserve.reserve_mib, is_full=reserve.is_used_up)
+    except Transient:
+        return None
 
 
 @router.get("/status", dependencies=[Depends(require_token)], responses=responses(503))

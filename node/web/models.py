@@ -125,11 +125,20 @@ class Worker(Model):
     problem: Annotated[str, Field(description="What was wrong when it last ended")] = ""
 
 
+class Disk(Model):
+    """Room where instances are stored."""
+
+    free_mib: int
+    reserve_mib: Annotated[int, Field(description="Below this, instances are refused and snapshots wait")]
+    is_full: Annotated[bool, Field(description="Whether the reserve is used up")]
+
+
 class Health(Model):
     """Whether the node can receive and answer; the rest only for who has a token."""
 
     ready: bool
     worker: Worker | None = None
+    disk: Disk | None = None
     encoder_id: str | None = None
     index_size: Annotated[int | None, Field(description="Embeddings in the index")] = None
     outstanding_series: Annotated[int | None, Field(description="Series that are not indexed yet")] = None
