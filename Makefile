@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 EXTRAS := pretrained,milvus,postgresql,dev
-TEST_PACKAGES := dcmtk dicom3tools orthanc postgresql chromium chromium-driver
+TEST_PACKAGES := dcmtk dicom3tools orthanc orthanc-python postgresql chromium chromium-driver
 
 # Some environments leave out the folders of what only root needs; a database for tests is started as its own user.
 export PATH := $(PATH):/usr/sbin:/sbin
