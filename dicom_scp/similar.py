@@ -1,7 +1,7 @@
 """The similarity view: C-FIND whose answer is the studies that look like a seed, best first."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from pydicom import Dataset
 
@@ -12,9 +12,8 @@ from dicom_scp.matching import matcher
 from dicom_scp.private_dictionary import Direction, PrivateElement
 from dicom_scp.responses import LEVEL_OF, is_supported, response
 from dicom_scp.seeds import Question
-from indexer.answer import Answer, ChunkMatch, Finder, Relation, SeriesHit, StudyHit
+from indexer.answer import Answer, ChunkMatch, Finder, SeriesHit, StudyHit
 from indexer.catalog import Lookup
-from indexer.catalog.dates import study_dates
 from indexer.catalog.lookup import Entity, Level, Prefilter
 from indexer.errors import NotFound, Parked, Refused, Transient
 from indexer.uids import EncoderId, SOPInstanceUID
@@ -42,9 +41,7 @@ def similar(
     retrieve_ae_title: str,
     cancelled: Callable[[], bool],
 ) -> Iterator[Dataset]:
-    """The identifiers of the responses, at the level of the query: analogues best first, then the patient's own.
-
-    Of the patient's own, priors come newest first, then duplicates newest first.
+    """The identifiers of the responses, at the level of the query, in the order of the answer.
 
     Every attribute is that of the found entity; the private block is added if the query has it.
 
@@ -72,21 +69,9 @@ def similar(
 def _ask(lookup: Lookup, finder: Finder, question: Question, cancelled: Callable[[], bool]) -> Answer:
     allowed = allowed_series(lookup, question.filters)
     try:
-        found = finder.similar(question.seed, limit=question.limit, allowed_series=allowed, cancelled=cancelled)
+        return finder.similar(question.seed, limit=question.limit, allowed_series=allowed, cancelled=cancelled)
     except (NotFound, Parked, Transient) as error:
         raise Refused(str(error)) from error
-    return _own_newest_first(lookup, found)
-
-
-def _own_newest_first(lookup: Lookup, found: Answer) -> Answer:
-    """Rank the patient's own studies as a reader looks for them: the latest first, of one day the best first."""
-    own = [hit for hit in found.hits if hit.relation is not Relation.ANALOGUE]
-    dates = study_dates(lookup, {hit.study_instance_uid for hit in own})
-    own.sort(key=lambda hit: (dates[hit.study_instance_uid], hit.similarity), reverse=True)
-    own.sort(key=lambda hit: hit.relation is Relation.DUPLICATE)
-    analogues = [hit for hit in found.hits if hit.relation is Relation.ANALOGUE]
-    ranked = enumerate([*analogues, *own], start=1)
-    return replace(found, hits=tuple(replace(hit, rank=rank) for rank, hit in ranked))
 
 
 def allowed_series(lookup: Lookup, filters: Sequence[Key]) -> frozenset[int] | None:

@@ -105,7 +105,7 @@ class StudyHit:
 
 @dataclass(frozen=True)
 class Answer:
-    """Related studies: analogues best first, then the query patient's own (priors and duplicates), best first.
+    """Related studies: analogues best first, then the query patient's own, newest first: priors, then duplicates.
 
     Attributes
     ----------

@@ -16,6 +16,7 @@ from indexer.catalog.embeddings import EmbeddingSequence, StoredChunk
 from indexer.catalog.lookup import SeriesInfo
 from indexer.errors import NotFound, Parked, Transient
 from indexer.judging import Judge, Query, Scored, best_of_series, ranked
+from indexer.own_order import own_newest_first
 from indexer.recalibration import Recalibration
 from indexer.remembered import Remembered
 from indexer.uids import EncoderId
@@ -65,7 +66,8 @@ class Search:
         judge = Judge(query, scales, self._least_similarity)
         judged = [one for of_study in scored.values() if (one := judge.judged(of_study)) is not None]
         hits = self._explained(judge, ranked(judged, scored, limit), scored, encoder_id)
-        return Answer(encoder_id, hits, scales is not None, query.is_unusual(calibration))
+        answer = Answer(encoder_id, hits, scales is not None, query.is_unusual(calibration))
+        return own_newest_first(self._catalog.lookup, answer)
 
     def scales(self, modalities: Set[str]) -> Mapping[str, Scales] | None:
         """How scores of some modalities are read as similarities; None where the archive cannot say."""

@@ -31,6 +31,7 @@ from indexer.answer import Answer, ChunkMatch, Completeness, Relation, Seed, Ser
 from indexer.catalog import Catalog
 from indexer.catalog.lookup import Level, SeriesInfo
 from indexer.errors import NotFound, Parked, Transient
+from indexer.own_order import own_newest_first
 from indexer.uids import EncoderId, SeriesInstanceUID, SliceRef, SOPInstanceUID, StudyInstanceUID
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "dicom"
@@ -136,7 +137,8 @@ class HistogramFinder:
         own = [study for study in ranked if study[0][1].patient_pk == query.patient_pk]
         others = [study for study in ranked if study[0][1].patient_pk != query.patient_pk]
         together = others[:limit] + own[:limit]
-        return Answer(self.encoder_id, tuple(self._hit(query, s, i) for i, s in enumerate(together, start=1)))
+        hits = tuple(self._hit(query, s, i) for i, s in enumerate(together, start=1))
+        return own_newest_first(self._lookup, Answer(self.encoder_id, hits))
 
     def _seed(self, seed: Seed) -> SeriesInfo:
         if seed.sop_instance_uids:
