@@ -126,8 +126,17 @@ class Commitments:
         self._set(taken, due_at=time.time() + lease_s)
 
     def checked(self, taken: Commitment, reasons: Sequence[int], report_at: float) -> None:
-        """Record what the check of each reference found; the report is due at `report_at`, in epoch seconds."""
-        self._set(taken, state=CommitmentState.CHECKED, reasons=list(reasons), due_at=report_at)
+        """Record what the check of each reference found; the report is due at `report_at`, in epoch seconds.
+
+        References that were taken out of the request meanwhile, as they were forgotten, are left out.
+        """
+        found = dict(zip(taken.references, reasons, strict=True))
+        mine = commitment.c.id == taken.pk
+        with writing(self._engine) as connection:
+            referenced = connection.execute(select(commitment.c.referenced).where(mine).with_for_update()).scalar()
+            left = [found[Reference(sop_class, SOPInstanceUID(uid))] for sop_class, uid in referenced or ()]
+            values = {"state": CommitmentState.CHECKED, "reasons": left, "due_at": report_at}
+            connection.execute(update(commitment).where(mine).values(**values))
 
     def reported(self, taken: Commitment) -> None:
         """The requester acknowledged the report."""

@@ -6,6 +6,8 @@ from typing import Any
 
 from indexer.catalog import Catalog
 from indexer.catalog.commitments import Commitment, CommitmentState, Reference
+from indexer.catalog.lookup import Level
+from indexer.catalog.tombstones import REQUEST, Target
 from indexer.uids import SOPInstanceUID, StudyInstanceUID
 
 Archive = Any
@@ -100,3 +102,17 @@ def test_only_what_stays_is_held(catalog: Catalog, archive: Archive) -> None:
     assert set(catalog.commitments.held(both)) == {"2.25.5"}
     catalog.holdings.keep_fetched(StudyInstanceUID("2.25.2"))
     assert set(catalog.commitments.held(both)) == {"2.25.5", "2.25.6"}
+
+
+def test_what_is_forgotten_while_it_is_checked_is_left_out(catalog: Catalog, archive: Archive) -> None:
+    archive.enter("2.25.5")
+    archive.enter("2.25.6", series="2.25.12", study="2.25.2")
+    assert requested(catalog)
+    found = taken(catalog, REQUESTED)
+    catalog.tombstones.forget([Target(Level.STUDY, "2.25.2")], REQUEST, refuse=False)
+    catalog.commitments.checked(found, [0, 0x0112], time.time())
+    left = taken(catalog, CHECKED)
+    assert (left.references, left.reasons) == (REFERENCES[:1], (0,))
+    catalog.tombstones.forget([Target(Level.STUDY, "2.25.1")], REQUEST, refuse=False)
+    catalog.commitments.checked(found, [0, 0x0112], time.time())
+    assert catalog.commitments.state_of("2.25.100") is None
