@@ -1,8 +1,8 @@
 """Change every series of a folder as the real world does: does it still find its original and its neighbours?
 
-Run from the repository root: ``python tests/benchmarks/bench_robustness.py FOLDER [bundle]``; the folder holds one
-folder of DICOM files a series. Prints, by change, the share of copies that find their original first and how many
-of the five nearest series of other patients stay. Never fails.
+Run from the repository root: ``python tests/benchmarks/bench_robustness.py [FOLDER] [bundle]``. The folder holds a
+folder of DICOM files for each series. Prints, by change, the share of copies that find their original first and how
+many of the five nearest series of other patients stay. Never fails.
 """
 
 import sys
@@ -24,6 +24,7 @@ from indexer.headers import quiet, read_dataset, text
 from indexer.volume import Volume, load_volume, plan_series
 
 NEIGHBOURS = 5
+SHARED = Path(__file__).parents[3] / "shared" / "data" / "dicom"
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,11 +70,13 @@ def neighbours(names: Sequence[str], own: Series, gallery: Sequence[Series]) -> 
 
 
 def main() -> None:
-    if len(sys.argv) < 2:
-        sys.exit(__doc__)
+    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else SHARED
+    if not folder.is_dir():
+        print(f"no series to change: {folder} is no folder")
+        return
     encoder = MonaiEncoder(read_bundle(sys.argv[2] if len(sys.argv) > 2 else "ct-astra"))
     started = time.monotonic()
-    gallery = read(Path(sys.argv[1]), encoder)
+    gallery = read(folder, encoder)
     print(f"{len(gallery)} series in {time.monotonic() - started:.0f} s; encoder {encoder.encoder_id}\n")
     print(f"{'change':24}{'original first':>16}{'top 5 kept':>12}   which did not find their original first")
     firsts, overlaps = [], []
