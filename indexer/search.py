@@ -16,6 +16,7 @@ from indexer.catalog.embeddings import EmbeddingSequence, StoredChunk
 from indexer.catalog.lookup import SeriesInfo
 from indexer.errors import NotFound, Parked, Transient
 from indexer.judging import Judge, Query, Scored, best_of_series, ranked
+from indexer.outside import OutsideSeries, outside_query
 from indexer.own_order import own_newest_first
 from indexer.recalibration import Recalibration
 from indexer.remembered import Remembered
@@ -56,8 +57,44 @@ class Search:
         cancelled: Callable[[], bool] = lambda: False,
     ) -> Answer:
         """Find the studies that look like the seed; see `indexer.answer.Finder.similar`."""
+        query = self._query(seed, self._source.current()[1])
+        return self._answer(query, {}, limit, allowed_series, cancelled)
+
+    def similar_to(
+        self,
+        given: Sequence[OutsideSeries],
+        encoder_id: EncoderId,
+        *,
+        limit: int,
+        allowed_series: frozenset[int] | None = None,
+    ) -> Answer:
+        """Find the studies that look like series which are not in the catalog; none of them is a prior.
+
+        Parameters
+        ----------
+        encoder_id : EncoderId
+            Who embedded them.
+
+        Raises
+        ------
+        Transient
+            Another encoder answers now.
+        """
+        if encoder_id != self._source.current()[1]:
+            raise Transient("the archive is not embedded by the configured encoder yet")
+        query, chunks = outside_query(given)
+        return self._answer(query, chunks, limit, allowed_series, lambda: False)
+
+    def _answer(
+        self,
+        query: Query,
+        own_chunks: Mapping[int, StoredChunk],
+        limit: int,
+        allowed_series: frozenset[int] | None,
+        cancelled: Callable[[], bool],
+    ) -> Answer:
+        """Answer a query; `own_chunks` are those of it that the catalog does not know."""
         index, encoder_id = self._source.current()
-        query = self._query(seed, encoder_id)
         found = self._candidate_series(query, index, encoder_id, allowed_series)
         sequences = self._remembered.sequences(sorted(found), encoder_id)
         scored = _scored(query, found, sequences, cancelled)
@@ -65,7 +102,7 @@ class Search:
         scales = calibration.scales({info.modality for info, _ in query.series})
         judge = Judge(query, scales, self._least_similarity)
         judged = [one for of_study in scored.values() if (one := judge.judged(of_study)) is not None]
-        hits = self._explained(judge, ranked(judged, scored, limit), scored, encoder_id)
+        hits = self._explained(judge, ranked(judged, scored, limit), scored, encoder_id, own_chunks)
         answer = Answer(encoder_id, hits, scales is not None, query.is_unusual(calibration))
         return own_newest_first(self._catalog.lookup, answer)
 
@@ -141,13 +178,15 @@ class Search:
         hits: Sequence[StudyHit],
         scored: Mapping[int, Sequence[Scored]],
         encoder_id: EncoderId,
+        own_chunks: Mapping[int, StoredChunk],
     ) -> tuple[StudyHit, ...]:
         """Add to each hit why and where, and whether its embeddings know all of it."""
         embeddings = self._catalog.embeddings
         shown = {hit.study_pk: best_of_series(scored[hit.study_pk]) for hit in hits}
         up_to_date = embeddings.revisions([one.info.series_pk for of in shown.values() for one in of], encoder_id)
         pairs = [pair for of in shown.values() for one in of for pair in _shown_pairs(judge.query, one)]
-        chunks = embeddings.chunks_by_pk(sorted({pk for asked, there, _ in pairs for pk in (asked, there)}))
+        keys = {pk for asked, there, _ in pairs for pk in (asked, there)} - own_chunks.keys()
+        chunks = {**embeddings.chunks_by_pk(sorted(keys)), **own_chunks}
         return tuple(_explain(hit, judge, shown[hit.study_pk], chunks, up_to_date) for hit in hits)
 
 

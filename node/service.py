@@ -31,6 +31,7 @@ from node.web.access import demand_token_unless_loopback
 from node.web.api import make_app
 from node.web.context import WebContext
 from node.web.decoding import TranscoderPool
+from node.web.jobs import Jobs
 from node.web.rendering import Pictures
 from node.web.server import HttpServer
 
@@ -125,6 +126,8 @@ class Node:
         eraser = Eraser(settings, catalog, forgetter, keeper)
         transcoders = TranscoderPool(settings.indexing.memory_limit_mib)
         parts.callback(transcoders.close)
+        jobs = Jobs(settings, search)
+        parts.callback(jobs.close)
         context = WebContext(
             settings=settings,
             catalog=catalog,
@@ -137,6 +140,7 @@ class Node:
             priors=Priors(catalog),
             pictures=Pictures(Spool(settings.spool_dir), transcoders),
             transcoders=transcoders,
+            jobs=jobs,
         )
         http = self._http = HttpServer(settings.http, make_app(context))
         supervisor.start()

@@ -39,8 +39,8 @@ def main() -> int:
     """Index series until the supervisor closes standard input; exit status 1 where it could not start."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # these may reach the whole group; the supervisor decides
-    _end_with_parent()
-    answers = _claim_stdout()
+    end_with_parent()
+    answers = claim_stdout()
     line = sys.stdin.buffer.readline()
     if not line:
         return 0
@@ -112,14 +112,14 @@ def _told_to_stop(wait_s: float) -> bool:
     return bool(select.select([sys.stdin], [], [], wait_s)[0])
 
 
-def _claim_stdout() -> TextIO:
+def claim_stdout() -> TextIO:
     """Keep standard output for the supervisor: what a library prints goes to standard error."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     return answers
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """Ask Linux to end this process with its parent: a killed node leaves no worker behind.
 
     A parent that was gone before has closed standard input.

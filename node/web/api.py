@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import Depends, FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from node.web import access, forget, health, pages, priors, rendered, reports, similar
+from node.web import access, forget, health, pages, priors, rendered, reports, similar, similar_uploads
 from node.web.access import require_token
 from node.web.context import WebContext
 from node.web.dicomweb import retrieve, search
@@ -26,7 +26,7 @@ _TAGS = [
     {"name": "dicomweb", "description": "QIDO-RS and WADO-RS over what the node holds (PS3.18)"},
     {"name": "node", "description": "What the node holds and how it is"},
 ]
-_GUARDED = (similar, priors, reports, forget, rendered, pages, search, retrieve)
+_GUARDED = (similar, priors, reports, forget, rendered, pages, search, retrieve, similar_uploads)
 
 
 def make_app(context: WebContext) -> FastAPI:

@@ -18,6 +18,7 @@ from indexer.search import Search
 from node.reports import Reports
 from node.supervisor import WorkerSupervisor
 from node.web.decoding import TranscoderPool
+from node.web.jobs import Jobs
 from node.web.rendering import Pictures
 
 _UID = Path(pattern=r"^[0-9.]{1,64}$", examples=["1.2.826.0.1.3680043.8.498.1"])
@@ -41,6 +42,7 @@ class WebContext:
     priors: Priors
     pictures: Pictures
     transcoders: TranscoderPool
+    jobs: Jobs
 
     def held_instance(self, study_uid: str, series_uid: str, sop_instance_uid: str) -> HeldInstance:
         """The instance of these UIDs.

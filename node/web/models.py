@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from indexer.answer import Completeness, Relation
 from indexer.catalog.outbox import DeliveryState
 from node.supervisor import WorkerState
+from node.web.jobs import JobState
 
 _UID = "1.2.826.0.1.3680043.8.498.1"
 Uid = Annotated[str, Field(examples=[_UID])]
@@ -205,3 +206,14 @@ class SentReport(Model):
     sop_instance_uid: Uid
     results: Annotated[int, Field(description="Studies that it names")]
     send: Annotated[tuple[str, ...], Field(description="AE titles", examples=[["PACS"]])]
+
+
+class JobStatus(Model):
+    """How a question stands that takes long."""
+
+    id: Annotated[str, Field(examples=["0123456789abcdef0123456789abcdef"])]
+    state: JobState
+    stage: Annotated[str, Field(examples=["embedding"])]
+    progress: Annotated[float, Field(ge=0, le=1)]
+    answer: Annotated[SimilarAnswer | None, Field(description="Once it is DONE")]
+    problem: Annotated[str | None, Field(description="Why it FAILED")]

@@ -13,11 +13,8 @@ from dicom_scp.similar import allowed_series
 from indexer.answer import Answer, BoxLpsMm, Finder, Relation, Seed, StudyHit
 from indexer.catalog import Lookup
 from node.web.models import SimilarAnswer
+from node.web.paging import Paging
 from node.web.problems import ProblemError
-
-MOST_RESULTS = 1000
-_MOST_OFFSET = 10_000
-_Text = Annotated[str | None, Query(max_length=256)]
 
 
 @dataclass(frozen=True)
@@ -94,30 +91,8 @@ def read_region(
     return box
 
 
-@dataclass(frozen=True)
-class Paging:
-    """Which part of the answer is wanted, and whether the matches are told."""
-
-    limit: int
-    offset: int
-    explain: bool
-
-
-def read_paging(
-    limit: Annotated[
-        int,
-        Query(ge=1, le=MOST_RESULTS, description="At most so many other patients' studies, and as many of the own"),
-    ] = 20,
-    offset: Annotated[int, Query(ge=0, le=_MOST_OFFSET, description="So many of either are left out")] = 0,
-    explain: Annotated[bool, Query(description="Tell the matching chunks of either side")] = True,
-) -> Paging:
-    """Read the paging of a request."""
-    return Paging(limit, offset, explain)
-
-
 FilterQuery = Annotated[Filters, Depends(read_filters)]
 RegionQuery = Annotated[BoxLpsMm | None, Depends(read_region)]
-PagingQuery = Annotated[Paging, Depends(read_paging)]
 
 
 def ask(
@@ -133,12 +108,18 @@ def ask(
         A filter's value cannot be meant.
     """
     allowed = allowed_series(lookup, filters.keys)
-    answer = finder.similar(seed, limit=paging.offset + paging.limit + 1, allowed_series=allowed)
+    answer = finder.similar(seed, limit=paging.asked, allowed_series=allowed)
     return page(answer, paging, request)
 
 
-def page(answer: Answer, paging: Paging, request: Request) -> SimilarAnswer:
-    """Cut a page out of an answer to one hit more than the page ends with."""
+def page(answer: Answer, paging: Paging, request: Request | None) -> SimilarAnswer:
+    """Cut a page out of an answer to one hit more than the page ends with.
+
+    Parameters
+    ----------
+    request : Request, optional
+        What the next page's address is made of; without it there is none.
+    """
     end = paging.offset + paging.limit
     own = [hit for hit in answer.hits if hit.relation is not Relation.ANALOGUE]
     others = [hit for hit in answer.hits if hit.relation is Relation.ANALOGUE]
@@ -148,7 +129,10 @@ def page(answer: Answer, paging: Paging, request: Request) -> SimilarAnswer:
     if not paging.explain:
         shown = [_unexplained(hit) for hit in shown]
     is_last = len(others) <= end and len(own) <= end
-    following = None if is_last else str(request.url.include_query_params(offset=end, limit=paging.limit))
+    following = None
+    if request is not None and not is_last:
+        url = request.url.include_query_params(offset=end, limit=paging.limit)
+        following = f"{url.path}?{url.query}"
     return SimilarAnswer.model_validate(
         {
             "encoder_id": answer.encoder_id,

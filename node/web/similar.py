@@ -6,8 +6,9 @@ from indexer.answer import Seed
 from indexer.uids import SeriesInstanceUID, SOPInstanceUID, StudyInstanceUID
 from node.web.context import Context, InstanceUid, SeriesUid, StudyUid
 from node.web.models import SimilarAnswer
+from node.web.paging import PagingQuery
 from node.web.problems import responses
-from node.web.questions import FilterQuery, PagingQuery, RegionQuery, ask
+from node.web.questions import FilterQuery, RegionQuery, ask
 
 router = APIRouter(tags=["similar"], responses=responses(400, 404, 422, 503))
 
