@@ -1,16 +1,19 @@
-"""Entering received instances, each in one committed transaction."""
+"""Entering received instances: committed when it is done, those of the same moment in one transaction."""
 
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
+from functools import cache, partial
 from typing import Any, Literal
 
-from sqlalchemy import Connection, Engine, Table, insert, select, update
+from sqlalchemy import Connection, Engine, Executable, Table, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from indexer.attributes import InstanceHeader, JsonObject, first_value
-from indexer.catalog.engine import reading, writing
+from indexer.catalog.common_case import FIND, IS_INSTANCE, TOUCH, Arrival, Shortcut
+from indexer.catalog.engine import reading
+from indexer.catalog.groups import GroupCommit, Work
 from indexer.catalog.schema import conflict, instance, patient, quarantine, series, study
 from indexer.catalog.states import SeriesState
 from indexer.catalog.tombstones import admit
@@ -52,6 +55,7 @@ class Receipt(Enum):
     KEPT_FIRST = "kept-first"  # other content under the same UID: recorded, not taken
     REPLACED = "replaced"  # other content under the same UID: recorded, taken
     QUARANTINED = "quarantined"  # kept and listed, but it belongs to no series
+    HELD = "held"  # something is held under the same UID, and nothing was done
 
 
 class Receipts:
@@ -59,20 +63,27 @@ class Receipts:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        if engine.dialect.name == "sqlite":
+            self._commits = GroupCommit(engine, partial(_commit_common_case, Shortcut(engine)))
+        else:
+            self._commits = GroupCommit(engine)
 
     def known(self, sop_instance_uid: SOPInstanceUID) -> KnownInstance | None:
         """What is held under a SOP Instance UID, or None."""
         with reading(self._engine) as connection:
-            row = connection.execute(
-                select(instance.c.path, instance.c.sha256).where(instance.c.sop_instance_uid == sop_instance_uid)
-            ).one_or_none()
+            row = connection.execute(_KNOWN, {"sop_instance_uid": sop_instance_uid}).one_or_none()
         return KnownInstance(*row) if row else None
 
-    def enter(self, header: InstanceHeader, file: StoredFile, on_conflict: OnConflict) -> Receipt:
-        """Enter one instance durably.
+    def enter(self, header: InstanceHeader, file: StoredFile, on_conflict: OnConflict | None) -> Receipt:
+        """Enter one instance durably; with those that other threads enter at the same moment, in one transaction.
 
         Idempotent: the same content again is `Receipt.KNOWN`. A series UID that is already part of another study
         is not mixed into it: the instance is quarantined.
+
+        Parameters
+        ----------
+        on_conflict : {"keep-first", "replace"}, optional
+            None: an instance under a UID that is held already is not entered, be it the same or not.
 
         Raises
         ------
@@ -81,22 +92,7 @@ class Receipts:
         Refused
             The database cannot hold a value of the instance, or it was forgotten for good; nothing was entered.
         """
-        of_uid = select(instance).where(instance.c.sop_instance_uid == header.sop_instance_uid)
-        with writing(self._engine) as connection:
-            held = connection.execute(of_uid).one_or_none()
-            if held is not None:
-                return _again(connection, held, header, file, on_conflict)
-            admit(connection, header.study_instance_uid, header.series_instance_uid, header.sop_instance_uid)
-            series_pk = _series_pk(connection, header)
-            if series_pk is None:
-                reason = "its Series Instance UID belongs to another study"
-                return _quarantine(connection, header.sop_instance_uid, file, reason)
-            values = {"series_pk": series_pk, **_columns(header, file)}
-            if _inserted(connection, instance, "sop_instance_uid", values) is None:
-                return _again(connection, connection.execute(of_uid).one(), header, file, on_conflict)
-            if header.embeddable:
-                _touch_series(connection, series_pk)
-        return Receipt.STORED
+        return self._commits.run(_Entry(header, file, on_conflict))
 
     def quarantine(self, sop_instance_uid: str, file: StoredFile, reason: str) -> Receipt:
         """Keep an instance that cannot belong to any series, listed with the reason.
@@ -108,9 +104,12 @@ class Receipts:
         Forgotten
             It was forgotten for good.
         """
-        with writing(self._engine) as connection:
+
+        def write(connection: Connection) -> Receipt:
             admit(connection, "", "", sop_instance_uid)
             return _quarantine(connection, sop_instance_uid, file, reason)
+
+        return self._commits.run(Work("", write))
 
     def files(self) -> Sequence[tuple[str, str, int]]:
         """Path, SHA-256 and size in bytes of every file that the catalog knows, quarantine included."""
@@ -120,6 +119,65 @@ class Receipts:
                 for table in (instance, quarantine)
                 for row in connection.execute(select(table.c.path, table.c.sha256, table.c.size_bytes))
             ]
+
+
+class _Entry(Work[Receipt]):
+    """An instance to be entered."""
+
+    def __init__(self, header: InstanceHeader, file: StoredFile, on_conflict: OnConflict | None) -> None:
+        super().__init__(header.series_instance_uid, self._enter)
+        self._header = header
+        self._file = file
+        self._on_conflict = on_conflict
+
+    @property
+    def arrival(self) -> Arrival:
+        return Arrival(_uids(self._header), _columns(self._header, self._file))
+
+    def _enter(self, connection: Connection) -> Receipt:
+        return _enter(connection, self._header, self._file, self._on_conflict)
+
+
+def _commit_common_case(shortcut: Shortcut, group: Sequence[Work[Any]]) -> bool:
+    entries = [work for work in group if isinstance(work, _Entry)]
+    if len(entries) < len(group) or not shortcut.enter([entry.arrival for entry in entries]):
+        return False
+    for entry in entries:
+        entry.result = Receipt.STORED
+    return True
+
+
+_KNOWN = select(instance.c.path, instance.c.sha256).where(IS_INSTANCE)
+
+
+def _enter(
+    connection: Connection, header: InstanceHeader, file: StoredFile, on_conflict: OnConflict | None
+) -> Receipt:
+    found = connection.execute(FIND, _uids(header)).one()
+    if found.held and on_conflict is None:
+        return Receipt.HELD
+    if found.held:
+        return _again(connection, header, file, on_conflict)
+    if found.any_forgotten:
+        admit(connection, header.study_instance_uid, header.series_instance_uid, header.sop_instance_uid)
+    series_pk = found.series_pk or _series_pk(connection, header)
+    if series_pk is None:
+        reason = "its Series Instance UID belongs to another study"
+        return _quarantine(connection, header.sop_instance_uid, file, reason)
+    values = {"series_pk": series_pk, **_columns(header, file)}
+    if _inserted(connection, instance, "sop_instance_uid", values) is None:
+        return _again(connection, header, file, on_conflict)
+    if header.embeddable:
+        _touch_series(connection, series_pk)
+    return Receipt.STORED
+
+
+def _uids(header: InstanceHeader) -> dict[str, str]:
+    return {
+        "sop_instance_uid": header.sop_instance_uid,
+        "series_instance_uid": header.series_instance_uid,
+        "study_instance_uid": header.study_instance_uid,
+    }
 
 
 def _columns(header: InstanceHeader, file: StoredFile) -> dict[str, Any]:
@@ -137,12 +195,11 @@ def _columns(header: InstanceHeader, file: StoredFile) -> dict[str, Any]:
 
 
 def _again(
-    connection: Connection,
-    held: Any,  # noqa: ANN401 - a row of `instance`
-    header: InstanceHeader,
-    file: StoredFile,
-    on_conflict: OnConflict,
+    connection: Connection, header: InstanceHeader, file: StoredFile, on_conflict: OnConflict | None
 ) -> Receipt:
+    if on_conflict is None:
+        return Receipt.HELD
+    held = connection.execute(select(instance).where(instance.c.sop_instance_uid == header.sop_instance_uid)).one()
     if held.sha256 == file.sha256:
         return Receipt.KNOWN
     series_uid = connection.execute(
@@ -246,16 +303,7 @@ def _series_pk(connection: Connection, header: InstanceHeader) -> int | None:
 
 def _touch_series(connection: Connection, series_pk: int) -> None:
     """Note that the images of a series changed: it is on its way again, and a lease on it has ended."""
-    values = {
-        "last_instance_at": time.time(),
-        "revision": series.c.revision + 1,
-        "state": SeriesState.RECEIVING,
-        "reason": "",
-        "attempts": 0,
-        "lease_owner": None,
-        "lease_until": None,
-    }
-    connection.execute(update(series).where(series.c.id == series_pk).values(**values))
+    connection.execute(TOUCH, {"pk": series_pk, "now": time.time(), "changes": 1})
 
 
 def _key_of(connection: Connection, table: Table, unique: str, values: dict[str, Any]) -> int:
@@ -272,6 +320,11 @@ def _inserted(connection: Connection, table: Table, unique: str, values: dict[st
 
     On PostgreSQL that transaction is waited for, so that the row can be read afterwards.
     """
-    make = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-    statement = make(table).values(**values).on_conflict_do_nothing(index_elements=[unique]).returning(table.c.id)
-    return connection.execute(statement).scalar_one_or_none()
+    statement = _insert_if_new(connection.dialect.name, table, unique)
+    return connection.execute(statement, values).scalar_one_or_none()
+
+
+@cache
+def _insert_if_new(dialect: str, table: Table, unique: str) -> Executable:
+    make = postgresql.insert if dialect == "postgresql" else sqlite.insert
+    return make(table).on_conflict_do_nothing(index_elements=[unique]).returning(table.c.id)
