@@ -48,6 +48,7 @@ class DicomSettings(Section):
     max_pdu_bytes: Annotated[int, Field(ge=4096, le=16 * 1024 * 1024)]
     max_object_mib: PositiveInt
     network_timeout_s: PositiveFloat
+    fast_lane: bool
     private_storage_sop_classes: tuple[Annotated[str, StringConstraints(pattern=r"^[0-9.]{3,64}$")], ...]
     seed_from_standard_keys: bool
     seed_by_sending_minutes: PositiveFloat

@@ -15,9 +15,9 @@ from dicom_scp.errors import Mismatched
 from dicom_scp.fetch import Fetcher
 from dicom_scp.find import find, has_unsupported_keys
 from dicom_scp.identifier import Identifier, Root, read_identifier
+from dicom_scp.intake import Intake, StoreRequest
 from dicom_scp.patience import Patience, WaitingFinder, seed_series
-from dicom_scp.reception import Affected, Receiver, Reception, Verdict
-from dicom_scp.rejection import Rejections
+from dicom_scp.reception import Affected
 from dicom_scp.seeds import Question, UnknownSeed, demand_known, read_question
 from dicom_scp.senders import Caller, Senders
 from dicom_scp.similar import similar
@@ -25,22 +25,17 @@ from dicom_scp.statuses import Status, answer
 from indexer.answer import Finder
 from indexer.catalog import Catalog
 from indexer.catalog.lookup import Level
-from indexer.errors import Forgotten, Refused, Transient
+from indexer.errors import Refused, Transient
 
 logger = logging.getLogger(__name__)
 
 Event = Any
 """`pynetdicom.events.Event`, which has no types."""
+Association = Any
+"""`pynetdicom.association.Association`, which has no types."""
 Response = tuple[Dataset, Dataset | None]
 
 _MAX_WAITING_PDUS = 64
-_OF_VERDICT: dict[Verdict, tuple[Status, str]] = {
-    Verdict.STORED: (statuses.SUCCESS, ""),
-    Verdict.KNOWN: (statuses.SUCCESS, ""),
-    Verdict.REPLACED: (statuses.SUCCESS, ""),
-    Verdict.KEPT_FIRST: (statuses.DUPLICATE_SOP_INSTANCE, "other content is stored under this SOP Instance UID"),
-    Verdict.QUARANTINED: (statuses.STORE_MISMATCH_WARNING, ""),
-}
 
 
 class Handlers:
@@ -49,10 +44,8 @@ class Handlers:
     Parameters
     ----------
     settings : Settings
-    receiver : Receiver
+    intake : Intake
         Where instances go.
-    rejections : Rejections
-        Who acts on rejection notes.
     finder : Finder
         Who answers questions for similar studies.
     fetcher : Fetcher, optional
@@ -63,20 +56,18 @@ class Handlers:
         self,
         settings: Settings,
         catalog: Catalog,
-        receiver: Receiver,
-        rejections: Rejections,
+        intake: Intake,
         finder: Finder,
         senders: Senders,
         fetcher: Fetcher | None = None,
     ) -> None:
+        self.intake = intake
         self._settings = settings.dicom
         self._wait_s = settings.fetch.deadline_s
         self._retrieve_aet = settings.storage.retrieve_aet or settings.dicom.aet
         self._fetcher = fetcher
         self._catalog = catalog
         self._lookup = catalog.lookup
-        self._receiver = receiver
-        self._rejections = rejections
         self._finder = finder
         self._senders = senders
 
@@ -95,58 +86,21 @@ class Handlers:
         return statuses.SUCCESS.code
 
     def store(self, event: Event) -> Dataset:
-        """C-STORE: success is answered once the instance is durable and in the catalog (PS3.4 B.2.3)."""
-        try:
-            reception = self._receive(event)
-            self._act_on_rejection(event, reception)
-        except Forgotten as error:
-            return _refusal(statuses.STORE_NOT_AUTHORIZED, str(error))
-        except Mismatched as error:
-            return _refusal(statuses.STORE_MISMATCH, str(error))
-        except Refused as error:
-            return _refusal(statuses.STORE_CANNOT_UNDERSTAND, str(error))
-        except Transient as error:
-            return _refusal(statuses.STORE_OUT_OF_RESOURCES, str(error))
-        except Exception as error:  # one bad instance must not end the association
-            logger.error("C-STORE failed unexpectedly: %s", type(error).__name__)
-            return _refusal(statuses.PROCESSING_FAILURE, "unexpected failure, see the log of the node")
-        self._note(event, reception)
-        status, comment = _OF_VERDICT[reception.verdict]
-        return answer(status, comment or reception.reason)
-
-    def _receive(self, event: Event) -> Reception:
+        """C-STORE (PS3.4 annex B)."""
         encoded = event.request.DataSet
-        limit = self._settings.max_object_mib << 20
-        if encoded is None:
-            raise Refused("expected a data set, got none")
-        if encoded.getbuffer().nbytes > limit:
-            raise Transient(f"data set of more than {self._settings.max_object_mib} MiB")
-        return self._receiver.receive(
-            encoded.getvalue(),
-            str(event.context.transfer_syntax),
-            source_ae_title=str(event.assoc.requestor.ae_title),
-            affected=Affected(str(event.request.AffectedSOPClassUID), str(event.request.AffectedSOPInstanceUID)),
+        affected = Affected(str(event.request.AffectedSOPClassUID), str(event.request.AffectedSOPInstanceUID))
+        request = self.store_request(event.assoc, affected, str(event.context.transfer_syntax))
+        return self.intake.store(request, None if encoded is None else encoded.getvalue())
+
+    def store_request(self, association: Association, affected: Affected, transfer_syntax_uid: str) -> StoreRequest:
+        """What a C-STORE request on an association means."""
+        return StoreRequest(
+            affected,
+            transfer_syntax_uid,
+            _caller(association),
+            id(association),
+            self._is_similarity_view(association),
         )
-
-    def _act_on_rejection(self, event: Event, reception: Reception) -> None:
-        """Forget what a stored rejection note rejects, before success is answered: else it is sent again."""
-        if reception.verdict in (Verdict.STORED, Verdict.KNOWN, Verdict.REPLACED):
-            self._rejections.act(
-                str(event.request.AffectedSOPClassUID),
-                event.request.DataSet.getvalue(),
-                str(event.context.transfer_syntax),
-                _caller(event).ae_title,
-            )
-
-    def _note(self, event: Event, reception: Reception) -> None:
-        if reception.verdict in (Verdict.QUARANTINED, Verdict.KEPT_FIRST):
-            logger.warning("instance %s: %s", reception.sop_instance_uid, reception.verdict.value)
-        if reception.series_instance_uid is not None:
-            self._senders.sent(id(event.assoc), reception.series_instance_uid)
-        if reception.study_instance_uid is not None and self._fetcher is not None:
-            self._fetcher.sent(reception.study_instance_uid)
-        if reception.study_instance_uid is not None and self._is_similarity_view(event):
-            self._senders.offered_as_seed(_caller(event), reception.study_instance_uid)
 
     def find(self, event: Event) -> Iterator[Response]:
         """C-FIND: one pending response a match, a failure, or the end after C-CANCEL (PS3.4 C.4.1.3)."""
@@ -183,7 +137,7 @@ class Handlers:
         return read_identifier(encoded.getvalue(), str(event.context.transfer_syntax), root)
 
     def _pending(self, event: Event, identifier: Identifier) -> Status:
-        if self._is_similarity_view(event):
+        if self._is_similarity_view(event.assoc):
             level = max(identifier.level, Level.SERIES)
             warn = has_unsupported_keys(identifier, level)
         else:
@@ -191,7 +145,7 @@ class Handlers:
         return statuses.FIND_PENDING_WARNING if warn else statuses.FIND_PENDING
 
     def _matches(self, event: Event, identifier: Identifier, cancel: "_Cancel") -> Iterator[Dataset]:
-        if not self._is_similarity_view(event):
+        if not self._is_similarity_view(event.assoc):
             return find(self._lookup, identifier, self._retrieve_aet)
         patience = Patience(self._wait_s, lambda: cancel.came() or is_lost(event.assoc))
         question = self._question(event, identifier, patience)
@@ -213,7 +167,7 @@ class Handlers:
             identifier,
             self._lookup,
             seed_from_standard_keys=self._settings.seed_from_standard_keys,
-            last_sent=self._senders.last_study(_caller(event)),
+            last_sent=self._senders.last_study(_caller(event.assoc)),
             max_results=self._settings.max_results,
         )
         if self._fetcher is not None:
@@ -222,8 +176,8 @@ class Handlers:
                 self._fetcher.asked_about(study)
         return question
 
-    def _is_similarity_view(self, event: Event) -> bool:
-        return str(event.assoc.acceptor.ae_title).strip() == self._settings.similar_aet
+    def _is_similarity_view(self, association: Association) -> bool:
+        return str(association.acceptor.ae_title).strip() == self._settings.similar_aet
 
 
 class _Cancel:
@@ -238,8 +192,8 @@ class _Cancel:
         return self._came
 
 
-def _caller(event: Event) -> Caller:
-    return Caller(str(event.assoc.requestor.ae_title).strip(), str(event.assoc.requestor.address))
+def _caller(association: Association) -> Caller:
+    return Caller(str(association.requestor.ae_title).strip(), str(association.requestor.address))
 
 
 def _refusal(status: Status, reason: str) -> Dataset:

@@ -38,6 +38,8 @@ class NotifyingDimse(DIMSEServiceProvider):  # type: ignore[misc]
         super().__init__(association)
         self._sending = threading.Lock()
         self._notifying = threading.Lock()
+        self._halting = threading.Lock()
+        self._halts = 0
         self._responses: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self.msg_queue = _Sorter(self._responses)
 
@@ -45,6 +47,19 @@ class NotifyingDimse(DIMSEServiceProvider):  # type: ignore[misc]
         """Send one message whole."""
         with self._sending:
             super().send_msg(primitive, context_id)
+
+    def halt(self) -> None:
+        """Halt the association's thread as soon as it serves no request; `resume` as often as this was called."""
+        with self._halting:
+            self._halts += 1
+            self.assoc._reactor_checkpoint.clear()
+
+    def resume(self) -> None:
+        """Let the association's thread go on, unless somebody else halts it as well."""
+        with self._halting:
+            self._halts -= 1
+            if not self._halts:
+                self.assoc._reactor_checkpoint.set()
 
     def notify(self, request: Any, context_id: int, timeout_s: float) -> int | None:  # noqa: ANN401 - as above
         """Send an N-EVENT-REPORT request between two requests of the peer, and wait for it to respond.
@@ -76,7 +91,7 @@ class NotifyingDimse(DIMSEServiceProvider):  # type: ignore[misc]
     def _send_between_requests(self, request: Any, context_id: int, deadline: float) -> bool:  # noqa: ANN401
         """Send while the association's thread is halted; False if it served a request all the time, or is gone."""
         association = self.assoc
-        association._reactor_checkpoint.clear()
+        self.halt()
         try:
             while not association._is_paused:
                 if not association.is_established or time.monotonic() > deadline:
@@ -87,4 +102,4 @@ class NotifyingDimse(DIMSEServiceProvider):  # type: ignore[misc]
             self.send_msg(request, context_id)
             return True
         finally:
-            association._reactor_checkpoint.set()
+            self.resume()

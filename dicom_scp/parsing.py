@@ -5,7 +5,8 @@ import warnings
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from io import BytesIO
+from io import SEEK_CUR, SEEK_SET, BufferedReader, BytesIO, RawIOBase
+from typing import Any
 
 from pydicom import Dataset, config
 from pydicom.filereader import read_dataset
@@ -16,7 +17,7 @@ from dicom_scp.structure import is_torn
 from indexer.errors import Refused
 
 _MAX_INFLATED_BYTES = 4 << 30
-_FIRST_BULK_TAG = 0x7FE00001
+FIRST_BULK_TAG = 0x7FE00001
 """Extended Offset Table and after it all kinds of pixel data (PS3.3 C.7.6.3)."""
 
 _pydicom_settings = threading.RLock()
@@ -53,14 +54,16 @@ def encoding_of(transfer_syntax_uid: str) -> tuple[bool, bool, bool]:
     return uid.is_implicit_VR, uid.is_little_endian, uid.is_deflated
 
 
-def parse(dataset: bytes, transfer_syntax_uid: str, tags: Sequence[BaseTag | int] | None = None) -> Dataset:
+def parse(
+    dataset: bytes | memoryview, transfer_syntax_uid: str, tags: Sequence[BaseTag | int] | None = None
+) -> Dataset:
     """Parse an encoded data set.
 
     Values are converted only when they are asked for: do that within `quiet`.
 
     Parameters
     ----------
-    dataset : bytes
+    dataset : bytes or memoryview
         Without File Meta Information.
     tags : sequence of int, optional
         Read only these and nothing from the pixel data on.
@@ -79,7 +82,7 @@ def parse(dataset: bytes, transfer_syntax_uid: str, tags: Sequence[BaseTag | int
     try:
         with quiet():
             parsed = read_dataset(
-                BytesIO(dataset),
+                BytesIO(dataset) if isinstance(dataset, bytes) else BufferedReader(_View(dataset)),
                 implicit,
                 little,
                 stop_when=stop,
@@ -91,10 +94,36 @@ def parse(dataset: bytes, transfer_syntax_uid: str, tags: Sequence[BaseTag | int
 
 
 def _is_bulk(tag: BaseTag, _vr: str | None, _length: int) -> bool:
-    return int(tag) >= _FIRST_BULK_TAG
+    return int(tag) >= FIRST_BULK_TAG
 
 
-def _inflated(deflated: bytes) -> bytes:
+class _View(RawIOBase):
+    """A file over bytes that stay where they are, such as those of a file mapped into memory."""
+
+    def __init__(self, view: memoryview) -> None:
+        super().__init__()
+        self._view = view
+        self._at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, target: Any) -> int:  # noqa: ANN401 - any writable buffer
+        part = self._view[self._at : self._at + len(target)]
+        target[: len(part)] = part
+        self._at += len(part)
+        return len(part)
+
+    def seek(self, offset: int, whence: int = SEEK_SET) -> int:
+        base = {SEEK_SET: 0, SEEK_CUR: self._at}.get(whence, len(self._view))
+        self._at = base + offset
+        return self._at
+
+
+def _inflated(deflated: bytes | memoryview) -> bytes:
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
         plain = inflater.decompress(deflated, _MAX_INFLATED_BYTES)

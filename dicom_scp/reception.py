@@ -10,14 +10,16 @@ from typing import Any
 from pydicom import Dataset
 from pydicom.tag import BaseTag, Tag
 
+from dicom_scp.draft import Draft
 from dicom_scp.equivalence import same_content
 from dicom_scp.errors import Mismatched
 from dicom_scp.parsing import parse, quiet
 from dicom_scp.part10 import file_header, split_file
-from dicom_scp.spool import Spool, content_digest
+from dicom_scp.skimming import Skimmer
+from dicom_scp.spool import Spool
 from indexer.attributes import CATALOGUED_TAGS, InstanceHeader, header_of
 from indexer.catalog import Catalog
-from indexer.catalog.receipts import KnownInstance, OnConflict, Receipt
+from indexer.catalog.receipts import KnownInstance, OnConflict, Receipt, StoredFile
 from indexer.errors import Damaged, Refused, Transient
 from indexer.uids import SeriesInstanceUID, SOPInstanceUID, StudyInstanceUID
 
@@ -76,12 +78,17 @@ class Affected:
 
 @dataclass(frozen=True)
 class _Candidate:
-    """An instance that was understood, and its bytes."""
+    """What a data set says of itself.
 
-    dataset: bytes
-    transfer_syntax_uid: str
-    digest: str
-    file_header: bytes
+    Attributes
+    ----------
+    header : InstanceHeader, optional
+        None if `fault` says why it belongs to no series.
+    """
+
+    identity: Affected
+    header: InstanceHeader | None
+    fault: str = ""
 
 
 class Receiver:
@@ -97,6 +104,7 @@ class Receiver:
         self._catalog = catalog
         self._spool = spool
         self._on_conflict = on_conflict
+        self._skimmer = Skimmer()
 
     def receive(
         self,
@@ -124,23 +132,54 @@ class Receiver:
         Transient
             It cannot be stored now; nothing of it was kept.
         """
-        with quiet():
-            parsed = parse(dataset, transfer_syntax_uid, _TAGS)
-            identity = _identity(parsed)
-            fault = _fault(parsed, _HIERARCHY)
-            header = None if fault else header_of(parsed, transfer_syntax_uid)
-        if affected is not None and affected != identity:
+        candidate = self._understand(dataset, transfer_syntax_uid, affected)
+        draft = self.draft(candidate.identity, transfer_syntax_uid, source_ae_title)
+        try:
+            draft.append([dataset])
+            return self._store(draft, candidate)
+        finally:
+            draft.discard()
+
+    def draft(self, affected: Affected, transfer_syntax_uid: str, source_ae_title: str) -> Draft:
+        """Begin the file of an instance that is still coming in.
+
+        Parameters
+        ----------
+        affected : Affected
+            What the request promises.
+        """
+        uids = (affected.sop_class_uid, affected.sop_instance_uid)
+        return self._spool.draft(file_header(*uids, transfer_syntax_uid, source_ae_title), transfer_syntax_uid)
+
+    def take(self, draft: Draft, affected: Affected) -> Reception:
+        """Take in what was written to a draft; otherwise as `receive`, errors included.
+
+        Parameters
+        ----------
+        draft : Draft
+            Whole. The caller discards it, whatever happens.
+        """
+        with draft.dataset() as dataset:
+            candidate = self._understand(dataset, draft.transfer_syntax_uid, affected)
+        return self._store(draft, candidate)
+
+    def _understand(
+        self, dataset: bytes | memoryview, transfer_syntax_uid: str, affected: Affected | None
+    ) -> _Candidate:
+        header = self._skimmer.header(dataset, transfer_syntax_uid)
+        if header is not None:
+            candidate = _Candidate(Affected(str(header.sop_class_uid), header.sop_instance_uid), header)
+        else:
+            candidate = _parsed(dataset, transfer_syntax_uid)
+        if affected is not None and affected != candidate.identity:
             raise Mismatched("the data set's SOP Class or Instance UID is not the command's")
-        candidate = _Candidate(
-            dataset,
-            transfer_syntax_uid,
-            content_digest(transfer_syntax_uid, dataset),
-            file_header(identity.sop_class_uid, identity.sop_instance_uid, transfer_syntax_uid, source_ae_title),
-        )
-        with self._spool.exclusively(identity.sop_instance_uid):
-            if header is None:
-                return self._quarantine(candidate, SOPInstanceUID(identity.sop_instance_uid), fault)
-            return self._enter(candidate, header)
+        return candidate
+
+    def _store(self, draft: Draft, candidate: _Candidate) -> Reception:
+        with self._spool.exclusively(candidate.identity.sop_instance_uid):
+            if candidate.header is None:
+                return self._quarantine(draft, SOPInstanceUID(candidate.identity.sop_instance_uid), candidate.fault)
+            return self._enter(draft, candidate.header)
 
     def take_file(self, path: Path) -> Reception:
         """Take in a DICOM file; its data set and transfer syntax stay as they are.
@@ -157,8 +196,8 @@ class Receiver:
         transfer_syntax_uid, dataset = split_file(content)
         return self.receive(dataset, transfer_syntax_uid)
 
-    def _quarantine(self, candidate: _Candidate, uid: SOPInstanceUID, reason: str) -> Reception:
-        file = self._spool.write(candidate.file_header, candidate.dataset, candidate.digest)
+    def _quarantine(self, draft: Draft, uid: SOPInstanceUID, reason: str) -> Reception:
+        file = self._spool.keep(draft)
         try:
             self._catalog.receipts.quarantine(uid, file, reason)
         except (Refused, Transient):
@@ -166,34 +205,46 @@ class Receiver:
             raise
         return Reception(Verdict.QUARANTINED, uid, reason=reason)
 
-    def _enter(self, candidate: _Candidate, header: InstanceHeader) -> Reception:
-        known = self._catalog.receipts.known(header.sop_instance_uid)
-        if known is not None and (self._holds(candidate, known) or self._is_released(header)):
-            return _reception(Verdict.KNOWN, header)
-        file = self._spool.write(candidate.file_header, candidate.dataset, candidate.digest)
+    def _enter(self, draft: Draft, header: InstanceHeader) -> Reception:
+        file = self._spool.keep(draft)
         try:
-            receipt = self._catalog.receipts.enter(header, file, self._on_conflict)
+            receipt = self._catalog.receipts.enter(header, file, None)
+            if receipt is Receipt.HELD:
+                receipt = self._enter_again(draft, file, header)
         except (Refused, Transient):
             self._discard(file.path)
             raise
+        if receipt is Receipt.QUARANTINED:
+            reason = "the Series Instance UID belongs to another study"
+            return Reception(Verdict.QUARANTINED, header.sop_instance_uid, reason=reason)
+        uids = header.sop_instance_uid, header.series_instance_uid, header.study_instance_uid
+        return Reception(Verdict(receipt.value), *uids)
+
+    def _enter_again(self, draft: Draft, file: StoredFile, header: InstanceHeader) -> Receipt:
+        """Enter what has come under a UID that is held already."""
+        known = self._catalog.receipts.known(header.sop_instance_uid)
+        if self._is_released(header):
+            self._spool.remove(file.path)
+            return Receipt.KNOWN
+        if known is not None and self._holds(draft, known):
+            self._discard(file.path)
+            return Receipt.KNOWN
+        receipt = self._catalog.receipts.enter(header, file, self._on_conflict)
         if receipt is Receipt.KEPT_FIRST:
             self._discard(file.path)
         if receipt is Receipt.REPLACED and known is not None:
             self._discard(known.path)
-        if receipt is Receipt.QUARANTINED:
-            reason = "the Series Instance UID belongs to another study"
-            return Reception(Verdict.QUARANTINED, header.sop_instance_uid, reason=reason)
-        return _reception(Verdict(receipt.value), header)
+        return receipt
 
-    def _holds(self, candidate: _Candidate, known: KnownInstance) -> bool:
+    def _holds(self, draft: Draft, known: KnownInstance) -> bool:
         """Whether the catalog's file is there and says the same; a lost one is welcome again."""
-        if known.sha256 == candidate.digest:
+        if known.sha256 == draft.digest:
             return self._spool.holds(known.path)
         try:
             syntax, stored = self._spool.read(known.path)
         except Damaged:
             return False
-        return same_content(stored, syntax, candidate.dataset, candidate.transfer_syntax_uid)
+        return same_content(stored, syntax, draft.read(), draft.transfer_syntax_uid)
 
     def _is_released(self, header: InstanceHeader) -> bool:
         """Whether it is known here and its file was given up: its archive has it, there is nothing to compare."""
@@ -206,8 +257,12 @@ class Receiver:
                 self._spool.remove(relative)
 
 
-def _reception(verdict: Verdict, header: InstanceHeader) -> Reception:
-    return Reception(verdict, header.sop_instance_uid, header.series_instance_uid, header.study_instance_uid)
+def _parsed(dataset: bytes | memoryview, transfer_syntax_uid: str) -> _Candidate:
+    with quiet():
+        parsed = parse(dataset, transfer_syntax_uid, _TAGS)
+        identity = _identity(parsed)
+        fault = _fault(parsed, _HIERARCHY)
+        return _Candidate(identity, None if fault else header_of(parsed, transfer_syntax_uid), fault)
 
 
 def _value(dataset: Dataset, tag: BaseTag) -> str:

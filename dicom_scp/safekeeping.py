@@ -5,7 +5,8 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 
 from dicom_scp import statuses
-from dicom_scp.spool import Spool, content_digest
+from dicom_scp.draft import content_digest
+from dicom_scp.spool import Spool
 from indexer.catalog.commitments import Commitments, HeldInstance, Reference
 from indexer.errors import Damaged
 

@@ -16,13 +16,14 @@ from dicom_scp.event_reports import EventReporter
 from dicom_scp.fetch import Fetcher
 from dicom_scp.forgetting import Forgetter
 from dicom_scp.handlers import Handlers
+from dicom_scp.intake import Intake
+from dicom_scp.listening import NodeServer
 from dicom_scp.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicom_scp.reception import Receiver
 from dicom_scp.rejection import Rejections
 from dicom_scp.retrieve import RetrieveService
 from dicom_scp.senders import Senders
 from dicom_scp.spool import Spool
-from dicom_scp.transport import NodeServer
 from indexer.answer import Finder
 from indexer.catalog import Catalog
 from indexer.errors import Transient
@@ -55,7 +56,8 @@ class DicomServer:
         fetcher = self._fetcher = Fetcher(settings, catalog, receiver) if settings.fetch.source_aet else None
         forgetter = Forgetter(settings.forgetting, catalog, spool)
         rejections = Rejections(settings.forgetting, catalog.lookup, forgetter)
-        self._handlers = Handlers(settings, catalog, receiver, rejections, finder, self._senders, fetcher)
+        intake = Intake(settings.dicom, receiver, rejections, self._senders, fetcher)
+        self._handlers = Handlers(settings, catalog, intake, finder, self._senders, fetcher)
         self._commits = settings.storage.keep == "all"
         associations = OpenAssociations()
         self._committer = Committer(
@@ -118,6 +120,7 @@ class DicomServer:
                 max_pdu_bytes=dicom.max_pdu_bytes,
                 max_connections=2 * dicom.max_associations,
                 timeout_s=dicom.network_timeout_s,
+                storage=self._handlers if dicom.fast_lane else None,
             )
         except OSError as error:
             raise Transient(f"cannot listen on {dicom.host}:{dicom.port}: {error.strerror}") from error

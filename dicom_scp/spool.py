@@ -6,10 +6,12 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from itertools import count
 from pathlib import Path
 from uuid import uuid4
 
 from dicom_scp.disk import Reserve
+from dicom_scp.draft import Draft, content_digest, unstorable
 from dicom_scp.part10 import split_file
 from indexer.catalog.receipts import StoredFile
 from indexer.errors import Damaged, Transient
@@ -19,18 +21,11 @@ _ABANDONED_S = 24 * 3600.0
 _TEMPORARY = "tmp"
 _LOCKS = "locks"
 _ASIDE = ".damaged"
-
-
-def content_digest(transfer_syntax_uid: str, dataset: bytes) -> str:
-    """SHA-256, in hexadecimal, over a transfer syntax UID and the data set encoded in it: the name of the file."""
-    digest = hashlib.sha256(transfer_syntax_uid.encode("ascii", "replace"))
-    digest.update(b"\0")
-    digest.update(dataset)
-    return digest.hexdigest()
+_HEX = "0123456789abcdef"
 
 
 class Spool:
-    """A folder of DICOM files named by their content (``ab/cd/abcd….dcm``).
+    """A folder of DICOM files named by their content (``a/b/abcd….dcm``).
 
     Several processes may use one folder. What a method returns about is on the disk, power cut or not.
 
@@ -49,12 +44,10 @@ class Spool:
 
     def __init__(self, folder: Path, reserve_mib: int = 0) -> None:
         self.folder = folder
+        self._mine, self._numbers = uuid4().hex, count()
         self._reserve = Reserve(folder, reserve_mib)
         try:
-            for path in (folder / _TEMPORARY, folder / _LOCKS):
-                path.mkdir(parents=True, exist_ok=True)
-            _sync_folder(folder)
-            _sync_folder(folder.parent)
+            self._make_folders()
             self._sweep()
         except OSError as error:
             raise Transient(f"the spool folder cannot be used: {error.strerror}") from error
@@ -63,38 +56,40 @@ class Spool:
         """Where the file of a catalog entry is."""
         return self.folder / relative
 
-    def write(self, header: bytes, dataset: bytes, digest: str) -> StoredFile:
-        """Write one DICOM file durably; if it is there already, nothing changes.
+    def draft(self, header: bytes, transfer_syntax_uid: str) -> Draft:
+        """Begin a file; `keep` or `Draft.discard` ends it.
 
         Parameters
         ----------
         header : bytes
             Everything before the data set (`part10.file_header`).
-        digest : str
-            `content_digest` of the data set; the file's name follows from it alone.
+        """
+        path = self.folder / _TEMPORARY / f"{self._mine}-{next(self._numbers):x}"
+        return Draft(path, header, transfer_syntax_uid)
+
+    def keep(self, draft: Draft) -> StoredFile:
+        """Give a file its name, durably; if it is there already, nothing changes.
+
+        The caller discards the draft, whatever happens.
 
         Raises
         ------
         Transient
-            The disk is full, or would leave less than the reserve, or fails; nothing is left behind.
+            The disk is full, or has less left than the reserve, or fails.
         """
-        relative = f"{digest[:2]}/{digest[2:4]}/{digest}.dcm"
+        digest = draft.digest
+        relative, size = f"{digest[0]}/{digest[1]}/{digest}.dcm", draft.size_bytes
         target = self.folder / relative
-        size = len(header) + len(dataset)
-        temporary = self.folder / _TEMPORARY / uuid4().hex
         try:
-            if not self.holds(relative):
-                self._reserve.demand(size)
-                self._make_folder(target.parent)
-                _write_file(temporary, header, dataset)
-                temporary.rename(target)
-            else:
+            if target.is_file():
                 size = target.stat().st_size
+            else:
+                draft.demand_whole()
+                self._reserve.demand(0)
+                draft.move(target)
             _sync_folder(target.parent)
         except OSError as error:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
-            raise Transient(f"the instance cannot be stored: {error.strerror}") from error
+            raise unstorable(error) from error
         return StoredFile(path=relative, size_bytes=size, sha256=digest)
 
     def holds(self, relative: str) -> bool:
@@ -160,7 +155,7 @@ class Spool:
     @contextmanager
     def _locked(self, stripe: int) -> Iterator[None]:
         try:
-            path = self.folder / _LOCKS / f"{stripe:02x}"
+            path = f"{self.folder}/{_LOCKS}/{stripe:02x}"
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
             raise Transient(f"the spool folder cannot be used: {error.strerror}") from error
@@ -170,15 +165,16 @@ class Spool:
         finally:
             os.close(descriptor)
 
-    def _make_folder(self, folder: Path) -> None:
-        """Make a folder below the spool, and make its entry in its parent durable."""
-        if folder.is_dir():
-            return
-        if folder.parent != self.folder:
-            self._make_folder(folder.parent)
-        with suppress(FileExistsError):
-            folder.mkdir()
-        _sync_folder(folder.parent)
+    def _make_folders(self) -> None:
+        """Make every folder that a file can have, durably, so that storing one never has to."""
+        for first in _HEX:
+            for second in _HEX:
+                (self.folder / first / second).mkdir(parents=True, exist_ok=True)
+            _sync_folder(self.folder / first)
+        for name in (_TEMPORARY, _LOCKS):
+            (self.folder / name).mkdir(exist_ok=True)
+        _sync_folder(self.folder)
+        _sync_folder(self.folder.parent)
 
     def _sweep(self) -> None:
         """Remove what writers that died long ago left half-written."""
@@ -186,15 +182,6 @@ class Spool:
             with suppress(FileNotFoundError):
                 if path.stat().st_mtime < time.time() - _ABANDONED_S:
                     path.unlink()
-
-
-def _write_file(path: Path, header: bytes, dataset: bytes) -> None:
-    with path.open("xb", buffering=0) as file:
-        for part in (header, dataset):
-            view = memoryview(part)
-            while view:
-                view = view[file.write(view) :]
-        os.fsync(file.fileno())
 
 
 def _sync_folder(folder: Path) -> None:

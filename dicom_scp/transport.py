@@ -5,20 +5,15 @@ import os
 import queue
 import select
 import socket
+import threading
 import time
 from contextlib import suppress
-from typing import Any
+from typing import Any, Protocol
 
-from pynetdicom import evt
-from pynetdicom._handlers import (
-    standard_dimse_recv_handler,
-    standard_dimse_sent_handler,
-    standard_pdu_recv_handler,
-    standard_pdu_sent_handler,
-)
-from pynetdicom.transport import AssociationSocket, RequestHandler, ThreadedAssociationServer
+from pynetdicom.transport import AssociationSocket
 
 from dicom_scp.notices import NotifyingDimse
+from dicom_scp.read_ahead import ReadAhead
 
 logger = logging.getLogger(__name__)
 
@@ -31,28 +26,26 @@ _CONNECTION_CLOSED, _UNRECOGNISED_PDU = "Evt17", "Evt19"
 """Events of the upper layer's state machine (PS3.8 table 9-10)."""
 _AWAITING_CLOSE = "Sta13"
 _MAX_WAIT_S = 0.05
+_MAX_IDLE_WAIT_S = 0.02
 _CLOSED_POLL_S = 0.001
-_LOGGERS = (
-    (evt.EVT_DIMSE_RECV, standard_dimse_recv_handler),
-    (evt.EVT_DIMSE_SENT, standard_dimse_sent_handler),
-    (evt.EVT_PDU_RECV, standard_pdu_recv_handler),
-    (evt.EVT_PDU_SENT, standard_pdu_sent_handler),
-)
 
 
-class _Bell:
+class Bell:
     """Wakes a thread that waits in `select`; Linux only."""
 
     def __init__(self) -> None:
         self._descriptor = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
 
     def fileno(self) -> int:
+        """The file descriptor to wait for."""
         return self._descriptor
 
     def ring(self) -> None:
+        """Wake who waits, now or next time."""
         os.eventfd_write(self._descriptor, 1)
 
     def silence(self) -> None:
+        """Ring no more."""
         with suppress(BlockingIOError):
             os.eventfd_read(self._descriptor)
 
@@ -63,13 +56,35 @@ class _Bell:
 class _RingingQueue(queue.Queue[Any]):
     """A queue that rings when something comes in."""
 
-    def __init__(self, bell: _Bell) -> None:
+    def __init__(self, bell: Bell) -> None:
         super().__init__()
         self._bell = bell
 
     def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:  # noqa: ANN401
         super().put(item, block, timeout)
         self._bell.ring()
+
+
+class Lane(Protocol):
+    """Somebody who reads PDUs before the network library does.
+
+    Attributes
+    ----------
+    ahead : ReadAhead
+        What it has read and not used; the library comes next.
+    """
+
+    ahead: ReadAhead
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it may read now."""
+
+    def run(self, connection: socket.socket, bell: Bell) -> bool:
+        """Read; whether a PDU for the library is at hand."""
+
+    def close(self) -> None:
+        """The association ends."""
 
 
 class BoundedSocket(AssociationSocket):  # type: ignore[misc]
@@ -89,7 +104,8 @@ class BoundedSocket(AssociationSocket):  # type: ignore[misc]
         self.__dict__.update(accepted.__dict__)
         self._longest = max(max_pdu_bytes, _MAX_NEGOTIATION_BYTES)
         self._timeout_s = timeout_s
-        self._bell: _Bell | None = None
+        self._bell: Bell | None = None
+        self._lane: Lane | None = None
 
     def wait_for_events(self) -> None:
         """Let the upper layer's thread wait for data or something to send, where it would sleep and look again.
@@ -99,18 +115,31 @@ class BoundedSocket(AssociationSocket):  # type: ignore[misc]
         if not hasattr(os, "eventfd"):
             return
         provider = self.assoc.dul
-        self._bell = _Bell()
+        self._bell = Bell()
         provider.to_provider_queue = _RingingQueue(self._bell)
         provider._run_loop_delay = 0.0
 
+    def open_fast_lane(self, lane: Lane) -> None:
+        """Have C-STORE requests received by the fast lane; after `wait_for_events`, where that can be had."""
+        if self._bell is not None:
+            self._lane = lane
+
     @property
     def ready(self) -> bool:
-        """Whether there is data to read; waits for it a moment if there is nothing else to do."""
+        """Whether there is data to read; waits for it a moment if there is nothing else to do.
+
+        Before there is, the fast lane may have received any number of C-STORE requests.
+        """
         if self._bell is None:
             return bool(super().ready)
         if self.socket is None or not self._is_connected:
             time.sleep(_CLOSED_POLL_S)
             return False
+        if self._lane is not None:
+            if self._lane.is_open:
+                return self._lane.run(self.socket, self._bell)
+            if self._lane.ahead:
+                return True
         closing = self.assoc.dul.state_machine.current_state == _AWAITING_CLOSE
         wait_s = _MAX_WAIT_S if self.event_queue.empty() and not closing else 0.0
         try:
@@ -135,6 +164,10 @@ class BoundedSocket(AssociationSocket):  # type: ignore[misc]
         self._acknowledge_at_once()
         data = bytearray(nr_bytes)
         read = 0
+        if self._lane is not None and self._lane.ahead:
+            ahead = self._lane.ahead.take(nr_bytes)
+            read = len(ahead)
+            data[:read] = ahead
         with memoryview(data) as view:
             while read < nr_bytes:
                 if time.monotonic() > deadline:
@@ -152,6 +185,8 @@ class BoundedSocket(AssociationSocket):  # type: ignore[misc]
 
     def _shutdown_socket(self) -> None:
         """Close also where the peer is gone already and there is nothing to shut down."""
+        if self._lane is not None:
+            self._lane.close()
         open_socket = self.socket
         super()._shutdown_socket()
         if open_socket is not None:
@@ -167,6 +202,30 @@ class BoundedDimse(NotifyingDimse):
     def __init__(self, association: Any, max_object_bytes: int) -> None:  # noqa: ANN401 - the library has no types
         super().__init__(association)
         self._max_object_bytes = max_object_bytes
+        self._handing_over = threading.Lock()
+        self._idle = threading.Event()
+
+    def get_msg(self, block: bool = False) -> Any:  # noqa: ANN401 - the library has no types
+        """The next message; the association's thread asks without blocking once it has served the one before."""
+        if block:
+            return super().get_msg(block)
+        with self._handing_over:
+            found = super().get_msg(block)
+            if found[1] is None:
+                self._idle.set()
+        return found
+
+    def wait_until_idle(self) -> bool:
+        """Whether the association's thread serves no request, now or in a moment."""
+        return self._idle.wait(_MAX_IDLE_WAIT_S)
+
+    def send_encoded(self, pdu: bytes) -> bool:
+        """Send a whole message from the upper layer's thread; False if another one has to go out before."""
+        with self._sending:
+            if self.dul.to_provider_queue.queue:
+                return False
+            self.dul.socket.send(pdu)
+            return True
 
     def receive_primitive(self, primitive: Any) -> None:  # noqa: ANN401 - the library has no types
         """Take the fragments of one P-DATA (PS3.8 annex E); what cannot be understood aborts the association."""
@@ -176,7 +235,9 @@ class BoundedDimse(NotifyingDimse):
             ]
             if self.msg_queue.qsize() > _MAX_WAITING_MESSAGES:
                 raise ValueError("requests sent without waiting for responses")
-            super().receive_primitive(primitive)
+            with self._handing_over:
+                self._idle.clear()
+                super().receive_primitive(primitive)
             if self.message is not None and self.message.encoded_command_set.tell() > _MAX_COMMAND_BYTES:
                 raise ValueError(f"command set of more than {_MAX_COMMAND_BYTES} bytes")
         except Exception as error:  # hostile fragments raise anything at all
@@ -189,51 +250,3 @@ class BoundedDimse(NotifyingDimse):
             return fragment
         room = max(0, self._max_object_bytes + 1 - self.message.data_set.tell())
         return fragment[: 1 + room]
-
-
-class NodeRequestHandler(RequestHandler):  # type: ignore[misc]
-    """Makes the association of an accepted connection, bounded."""
-
-    server: "NodeServer"
-
-    def _create_association(self) -> Any:  # noqa: ANN401 - the library has no types
-        bounds = self.server
-        self.request.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.request.settimeout(bounds.timeout_s)
-        association = super()._create_association()
-        association.dimse = BoundedDimse(association, bounds.max_object_bytes)
-        bounded = BoundedSocket(association.dul.socket, bounds.max_pdu_bytes, bounds.timeout_s)
-        association.dul.socket = bounded
-        bounded.wait_for_events()
-        for event, handler in _LOGGERS:
-            association.unbind(event, handler)
-        return association
-
-
-class NodeServer(ThreadedAssociationServer):  # type: ignore[misc]
-    """Listens, and refuses connections while far too many are open.
-
-    Parameters
-    ----------
-    max_object_bytes, max_pdu_bytes, max_connections, timeout_s
-        Bounds of every association.
-    """
-
-    def __init__(
-        self,
-        *positional: Any,  # noqa: ANN401 - what the library passes
-        max_object_bytes: int,
-        max_pdu_bytes: int,
-        max_connections: int,
-        timeout_s: float,
-        **named: Any,  # noqa: ANN401 - what the library passes
-    ) -> None:
-        self.max_object_bytes = max_object_bytes
-        self.max_pdu_bytes = max_pdu_bytes
-        self.max_connections = max_connections
-        self.timeout_s = timeout_s
-        super().__init__(*positional, request_handler=NodeRequestHandler, **named)
-
-    def verify_request(self, request: Any, client_address: Any) -> bool:  # noqa: ANN401 - as in socketserver
-        """Whether a connection may stay: rejecting it politely would cost two threads."""
-        return len(self.active_associations) < self.max_connections

@@ -135,25 +135,32 @@ def header_of(dataset: Dataset, transfer_syntax_uid: str) -> InstanceHeader:
     )
 
 
-_LEVEL_OF_TAG = {
+LEVEL_OF_TAG = {
     tag: level
     for level, keywords in enumerate((PATIENT_KEYWORDS, STUDY_KEYWORDS, SERIES_KEYWORDS, INSTANCE_KEYWORDS))
     for keyword in keywords
     if (tag := tag_for_keyword(keyword)) is not None
 }
+"""Level, from 0 (patient) to 3 (instance), of each of `CATALOGUED_TAGS`."""
 
 
 def _levels(dataset: Dataset) -> tuple[JsonObject, JsonObject, JsonObject, JsonObject]:
     """Attributes by level; a value that its VR does not allow is left out, never a reason to lose the rest."""
     kept: tuple[JsonObject, JsonObject, JsonObject, JsonObject] = ({}, {}, {}, {})
     for tag in sorted(dataset.keys()):
-        level = _LEVEL_OF_TAG.get(tag)
+        level = LEVEL_OF_TAG.get(tag)
         if level is None:
             continue
-        try:
-            value = dataset[tag].to_json_dict(None, _INLINE_BYTES)
-            json.dumps(value, allow_nan=False)  # JSON, and PostgreSQL, know no NaN and no infinity
+        if (value := attribute(dataset, tag)) is not None:
             kept[level][f"{tag:08X}"] = value
-        except Exception:  # noqa: S112 - a hostile value raises anything at all
-            continue
     return kept
+
+
+def attribute(dataset: Dataset, tag: int) -> JsonObject | None:
+    """One attribute that a data set has, in the DICOM JSON Model; None if its VR does not allow its value."""
+    try:
+        value = dataset[tag].to_json_dict(None, _INLINE_BYTES)
+        json.dumps(value, allow_nan=False)  # JSON, and PostgreSQL, know no NaN and no infinity
+    except Exception:  # a hostile value raises anything at all
+        return None
+    return value

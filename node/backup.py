@@ -17,8 +17,8 @@ from pathlib import Path
 
 from config.load import without_secrets
 from config.model import Settings
+from dicom_scp.draft import content_digest
 from dicom_scp.part10 import split_file
-from dicom_scp.spool import content_digest
 from indexer.catalog import Catalog
 from indexer.catalog.copying import copy_catalog, demand_empty, put_back
 from indexer.errors import Damaged, Refused, Transient

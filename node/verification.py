@@ -10,9 +10,10 @@ from typing import TypeVar
 import numpy as np
 
 from config.model import Settings
+from dicom_scp.draft import content_digest
 from dicom_scp.forgetting import Forgetter
 from dicom_scp.reception import Receiver
-from dicom_scp.spool import Spool, content_digest
+from dicom_scp.spool import Spool
 from indexer.bundle import EMBEDDING_DIM
 from indexer.catalog import Catalog
 from indexer.errors import Damaged, Refused

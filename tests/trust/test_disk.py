@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from dicom_scp.disk import Reserve
-from dicom_scp.spool import Spool, content_digest
+from dicom_scp.spool import Spool
+from indexer.catalog.receipts import StoredFile
 from indexer.errors import Transient
 
 Factory = Callable[..., Any]
@@ -17,18 +18,26 @@ REFUSED, STORED = "Refused: OutOfResources", "Success"
 
 def test_the_reserve_is_left(tmp_path: Path) -> None:
     free_mib = shutil.disk_usage(tmp_path).free >> 20
-    data, digest = b"x" * 1000, content_digest("1.2.840.10008.1.2", b"x" * 1000)
     with pytest.raises(Transient, match=r"MiB would be left on the disk \(storage.reserve_mib\)"):
-        Spool(tmp_path / "spool", 10 * free_mib).write(b"", data, digest)
+        keep(Spool(tmp_path / "spool", 10 * free_mib))
     assert not [file for file in (tmp_path / "spool").rglob("*") if file.is_file()]
     spool = Spool(tmp_path / "spool")
-    assert spool.holds(spool.write(b"", data, digest).path)
-    Spool(tmp_path / "spool", 10 * free_mib).write(b"", data, digest)  # it is here already, and needs no room
+    assert spool.holds(keep(spool).path)
+    keep(Spool(tmp_path / "spool", 10 * free_mib))  # it is here already, and needs no room
     reserve = Reserve(tmp_path, 10 * free_mib)
     assert reserve.is_used_up
     assert not Reserve(tmp_path, 0).is_used_up
     with pytest.raises(Transient, match="cannot be asked"):
         Reserve(tmp_path / "nowhere", 1).demand(1)
+
+
+def keep(spool: Spool) -> StoredFile:
+    draft = spool.draft(b"", "1.2.840.10008.1.2")
+    try:
+        draft.append([b"x" * 1000])
+        return spool.keep(draft)
+    finally:
+        draft.discard()
 
 
 @pytest.mark.slow

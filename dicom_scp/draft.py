@@ -1,0 +1,140 @@
+"""A DICOM file while it is written: streamed to the disk, hashed on the way, kept or given up at the end."""
+
+import hashlib
+import mmap
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from indexer.errors import Transient
+
+Buffer = bytes | bytearray | memoryview
+
+_MAX_PARTS = 512
+"""Linux takes 1024 in one call."""
+
+
+def content_digest(transfer_syntax_uid: str, dataset: bytes) -> str:
+    """SHA-256, in hexadecimal, over a transfer syntax UID and the data set encoded in it: the name of the file."""
+    digest = _content_hash(transfer_syntax_uid)
+    digest.update(dataset)
+    return digest.hexdigest()
+
+
+def _content_hash(transfer_syntax_uid: str) -> "hashlib._Hash":
+    return hashlib.sha256(transfer_syntax_uid.encode("ascii", "replace") + b"\0")
+
+
+class Draft:
+    """A DICOM file that is being written: in the spool's folder, but in no catalog and under no final name.
+
+    What goes wrong while it is written is told when it is to be kept; until then writing on does nothing.
+
+    Parameters
+    ----------
+    path : Path
+        Where to write it; nothing may be there.
+    header : bytes
+        Everything before the data set (`part10.file_header`).
+    transfer_syntax_uid : str
+        How the data set is encoded.
+    """
+
+    def __init__(self, path: Path, header: bytes, transfer_syntax_uid: str) -> None:
+        self._path: Path | None = path
+        self._header = header
+        self._hash = _content_hash(transfer_syntax_uid)
+        self._failure: OSError | None = None
+        self._descriptor = -1
+        self.transfer_syntax_uid = transfer_syntax_uid
+        self.dataset_bytes = 0
+        try:
+            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+            self._write([header])
+        except OSError as error:
+            self._failure = error
+
+    def append(self, parts: Sequence[Buffer]) -> None:
+        """Write on, with as few calls of the system as can be."""
+        for part in parts:
+            self._hash.update(part)
+            self.dataset_bytes += len(part)
+        if self._failure is None:
+            try:
+                self._write(parts)
+            except OSError as error:
+                self._failure = error
+
+    def _write(self, parts: Sequence[Buffer]) -> None:
+        if len(parts) > _MAX_PARTS:
+            parts = [b"".join(parts)]
+        total = sum(map(len, parts))
+        written = os.writev(self._descriptor, parts) if total else 0
+        if written == total:
+            return
+        rest = memoryview(b"".join(parts))[written:]
+        while rest:
+            rest = rest[os.write(self._descriptor, rest) :]
+
+    @property
+    def digest(self) -> str:
+        """`content_digest` of what was written."""
+        return self._hash.hexdigest()
+
+    @property
+    def size_bytes(self) -> int:
+        """Of the whole file."""
+        return len(self._header) + self.dataset_bytes
+
+    @contextmanager
+    def dataset(self) -> Iterator[memoryview]:
+        """The data set as written, not read into memory.
+
+        Raises
+        ------
+        Transient
+            It could not be written.
+        """
+        if not self.dataset_bytes:
+            yield memoryview(b"")
+            return
+        try:
+            self.demand_whole()
+            mapped = mmap.mmap(self._descriptor, 0, access=mmap.ACCESS_READ)
+        except OSError as error:
+            raise unstorable(error) from error
+        with mapped, memoryview(mapped) as whole, whole[len(self._header) :] as view:
+            yield view
+
+    def read(self) -> bytes:
+        """The data set as written."""
+        with self.dataset() as view:
+            return bytes(view)
+
+    def demand_whole(self) -> None:
+        """Raise the error (`OSError`) that kept it from being written, if there was one."""
+        if self._failure is not None:
+            raise self._failure
+
+    def move(self, target: Path) -> None:
+        """Make it durable, and then give it its final name."""
+        os.fsync(self._descriptor)
+        if self._path is not None:
+            self._path.rename(target)
+        self._path = None
+
+    def discard(self) -> None:
+        """Give it up, unless it has been moved; and let go of its descriptor."""
+        descriptor, self._descriptor = self._descriptor, -1
+        path, self._path = self._path, None
+        with suppress(OSError):
+            if descriptor >= 0:
+                os.close(descriptor)
+                if path is not None:
+                    path.unlink()
+
+
+def unstorable(error: OSError) -> Transient:
+    """What the disk's error means for the instance."""
+    return Transient(f"the instance cannot be stored: {error.strerror}")

@@ -1,0 +1,141 @@
+"""The catalogued attributes of an encoded data set, found by stepping over all others.
+
+pydicom reads the values, and each only once: most values of an instance are those of the instance before.
+"""
+
+import re
+import struct
+from io import BytesIO
+
+from pydicom.filereader import read_dataset
+from pydicom.uid import UID
+
+from dicom_scp.parsing import FIRST_BULK_TAG, encoding_of, quiet
+from dicom_scp.structure import LONG_VRS, UNDEFINED, NotPlainError, after_items, is_torn
+from indexer.attributes import LEVEL_OF_TAG, InstanceHeader, JsonObject, attribute
+from indexer.uids import SeriesInstanceUID, SOPInstanceUID, StudyInstanceUID
+
+_CHARACTER_SET = 0x00080005
+_WANTED = frozenset({*LEVEL_OF_TAG, _CHARACTER_SET})
+_UIDS = (0x00080016, 0x00080018, 0x0020000D, 0x0020000E)
+"""SOP Class, SOP Instance, Study Instance and Series Instance UID."""
+_UID = re.compile(rb"([0-9.]{1,64})\0?")
+_SHORT_VRS = frozenset(b"AE AS AT CS DA DS DT FL FD IS LO LT PN SH SL SS ST TM UI UL US".split())
+_MAX_VALUE_BYTES = 0x4000
+"""From 0x4141 on a length in implicit VR looks like an explicit VR."""
+_MAX_REMEMBERED = 16384
+
+_Found = dict[int, bytes]
+"""Elements as encoded, tag and length included, by tag."""
+_Key = tuple[bool, bytes, bytes]
+
+
+class Skimmer:
+    """Reads headers, and remembers the values it has read; safe to share among threads."""
+
+    def __init__(self) -> None:
+        self._remembered: dict[_Key, JsonObject | None] = {}
+
+    def header(self, dataset: bytes | memoryview, transfer_syntax_uid: str) -> InstanceHeader | None:
+        """What the catalog needs to know of an instance.
+
+        Parameters
+        ----------
+        dataset : bytes or memoryview
+            Encoded, without File Meta Information.
+
+        Returns
+        -------
+        InstanceHeader or None
+            None if something about it is out of the ordinary, torn or without its UIDs: then it has to be parsed.
+        """
+        implicit, little, deflated = encoding_of(transfer_syntax_uid)
+        if not little or deflated:
+            return None
+        try:
+            found, end = _skim(dataset, implicit)
+        except (NotPlainError, struct.error):
+            return None
+        uids = [_uid(found, tag, implicit) for tag in _UIDS]
+        if not all(uids) or is_torn(dataset, implicit=implicit, little=True, start=end):
+            return None
+        levels: tuple[JsonObject, ...] = ({}, {}, {}, {})
+        for tag, value in self._values(found, implicit).items():
+            if value is not None:
+                levels[LEVEL_OF_TAG[tag]][f"{tag:08X}"] = value
+        sop_class, sop_instance, study, series = uids
+        return InstanceHeader(
+            SOPInstanceUID(sop_instance),
+            UID(sop_class),
+            UID(transfer_syntax_uid),
+            SeriesInstanceUID(series),
+            StudyInstanceUID(study),
+            *levels,
+        )
+
+    def _values(self, found: _Found, implicit: bool) -> dict[int, JsonObject | None]:
+        character_set = found.pop(_CHARACTER_SET, b"")
+        keys = {tag: (implicit, character_set, encoded) for tag, encoded in found.items()}
+        values, unknown = {}, {}
+        for tag, key in keys.items():
+            try:
+                values[tag] = self._remembered[key]
+            except KeyError:
+                values[tag] = None
+                unknown[tag] = key
+        if unknown:
+            if len(self._remembered) > _MAX_REMEMBERED:
+                self._remembered.clear()
+            encoded = b"".join((character_set, *(found[tag] for tag in unknown)))
+            with quiet():
+                parsed = read_dataset(BytesIO(encoded), implicit, True)
+                for tag, key in unknown.items():
+                    values[tag] = self._remembered[key] = attribute(parsed, tag)
+        return values
+
+
+def _skim(data: bytes | memoryview, implicit: bool) -> tuple[_Found, int]:
+    """The wanted elements, and where the bulk data or the end is; no data set out of the ordinary gets through."""
+    found: _Found = {}
+    at, end, last = 0, len(data), 0x0007FFFF
+    while at < end:
+        tag, start, length = _element(data, at, implicit)
+        if tag <= last:
+            raise NotPlainError
+        if tag >= FIRST_BULK_TAG:
+            break
+        last = tag
+        after = after_items(data, start, implicit) if length == UNDEFINED else start + length
+        if after > end:
+            raise NotPlainError
+        if tag in _WANTED:
+            if after - at > _MAX_VALUE_BYTES:
+                raise NotPlainError
+            found[tag] = bytes(data[at:after])
+        at = after
+    return found, at
+
+
+_implicit_element = struct.Struct("<HHL").unpack_from
+_explicit_element = struct.Struct("<HH2sH").unpack_from
+_long_length = struct.Struct("<L").unpack_from
+
+
+def _element(data: bytes | memoryview, at: int, implicit: bool) -> tuple[int, int, int]:
+    """Tag, begin of the value and length of the element at an offset (PS3.5 7.1)."""
+    if implicit:
+        group, number, length = _implicit_element(data, at)
+        return group << 16 | number, at + 8, length
+    group, number, vr, length = _explicit_element(data, at)
+    if vr in _SHORT_VRS:
+        return group << 16 | number, at + 8, length
+    if vr in LONG_VRS:
+        return group << 16 | number, at + 12, _long_length(data, at + 8)[0]
+    raise NotPlainError
+
+
+def _uid(found: _Found, tag: int, implicit: bool) -> str:
+    """The value of a UID; empty if it is missing or not what it should be."""
+    encoded = found.get(tag, b"")
+    matched = _UID.fullmatch(encoded, 8) if implicit or encoded[4:6] == b"UI" else None
+    return matched[1].decode("ascii") if matched else ""
