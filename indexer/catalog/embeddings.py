@@ -318,6 +318,19 @@ class Embeddings:
             for _, study_uid, series_uid, modality, kind, box, vector in rows:
                 yield ExportRow(study_uid, series_uid, modality, kind, tuple(box), _vector(vector))
 
+    def last_indexing(self) -> int:
+        """Key of the last indexing that was entered; 0 if there was none."""
+        with reading(self._engine) as connection:
+            return int(connection.execute(select(func.max(indexing.c.id))).scalar_one() or 0)
+
+    def seconds_after(self, key: int, limit: int) -> list[tuple[int, Mapping[str, float]]]:
+        """Key and seconds by stage of the first indexings that were entered after one."""
+        chosen = select(indexing.c.id, indexing.c.seconds).where(indexing.c.id > key)
+        with reading(self._engine) as connection:
+            return [
+                (row.id, row.seconds) for row in connection.execute(chosen.order_by(indexing.c.id).limit(limit))
+            ]
+
     def record_of(self, series_pk: int, encoder_id: EncoderId) -> tuple[dict[str, float], list[str]]:
         """Seconds by stage and notes of a series' indexing; both empty if there was none."""
         mine = (indexing.c.series_pk == series_pk) & (indexing.c.encoder_id == encoder_id)
