@@ -11,13 +11,16 @@ import pytest
 import requests
 from pydicom import dcmread
 from selenium import webdriver
+from selenium.webdriver import ActionChains, Keys
 from selenium.webdriver.chrome.options import Options
 from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.by import By
+from selenium.webdriver.remote.webelement import WebElement
 
 from indexer.catalog import Catalog
 
 Factory = Callable[..., Any]
-HOSTILE_NAME = "<script>document.title='owned'</script>^\"'><b>x"
+HOSTILE_NAME = "<script>alert(1)</script>^\"'><b>x"
 PARKED_REASON = "expected <b>slices</b>, got none"
 _CHROMIUM_OPTIONS = (
     "--headless=new",
@@ -31,6 +34,17 @@ _CHROMIUM_OPTIONS = (
     "--disable-sync",
     "--lang=en",
 )
+
+
+SHADES = """
+const canvas = arguments[0].querySelector("canvas");
+const {data} = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+let sum = 0;
+const seen = new Set();
+for (let k = 0; k < data.length; k += 4) { sum += data[k]; seen.add(data[k]); }
+return [seen.size, sum / (data.length / 4)];
+"""
+PATIENCE_S = 90.0
 
 
 @dataclass
@@ -58,13 +72,13 @@ def pages(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Pages:
     data_dir = tmp_path_factory.getbasetemp() / "pages"
-    hostile = make_series(77, spacing_mm=24.0)
+    hostile = make_series(77, spacing_mm=18.0)
     for file in hostile.rglob("*.dcm"):
         one = dcmread(file)
         one.PatientName, one.PatientID = HOSTILE_NAME, "<img src=x onerror=alert(1)>"
         one.StudyDescription = one.SeriesDescription = one.AccessionNumber = '"><i onclick=1>'
         one.save_as(file)
-    parked = make_series(78, spacing_mm=24.0)
+    parked = make_series(78, spacing_mm=18.0)
     done = pacsimile("ingest", phantom_archive, hostile, parked, "--data-dir", data_dir, "--bundle", "tiny")
     assert done.status == 0, done.err
     parked_study = dcmread(next(parked.rglob("*.dcm")), stop_before_pixels=True).StudyInstanceUID
@@ -139,3 +153,47 @@ def note_timings(screenshots: Path) -> Callable[[dict[str, Any]], None]:
         (screenshots / "timings.json").write_text(json.dumps(timings, indent=1))
 
     return note
+
+
+class Comparison:
+    """The comparison that a browser shows."""
+
+    def __init__(self, browser: Browser, wait_for: Factory) -> None:
+        self._browser, self.wait_for = browser, wait_for
+        ready = "return document.body.dataset.ready === 'true'"
+        wait_for(lambda: browser.execute_script(ready), PATIENCE_S, "both slices are drawn")
+        self.views: list[WebElement] = browser.find_elements(By.CSS_SELECTOR, ".view")
+
+    def slices(self) -> list[int]:
+        return [int(view.get_attribute("aria-valuenow") or 0) for view in self.views]
+
+    def shades(self) -> list[tuple[int, float]]:
+        return [tuple(self._browser.execute_script(SHADES, view)) for view in self.views]
+
+    def labels(self, name: str) -> list[str]:
+        return [view.find_element(By.CSS_SELECTOR, f".{name}").text for view in self.views]
+
+    def text(self, selector: str) -> str:
+        return str(self._browser.find_element(By.CSS_SELECTOR, selector).text)
+
+    def press(self, *keys: str) -> None:
+        for key in keys:
+            before = len(self._browser.measures().get("next-slice", ()))
+            self._browser.switch_to.active_element.send_keys(key)
+            if key in (Keys.ARROW_DOWN, Keys.ARROW_UP, Keys.PAGE_DOWN, Keys.HOME, Keys.END):
+                drawn = lambda: len(self._browser.measures().get("next-slice", ())) > before  # noqa: E731, B023
+                self.wait_for(drawn, PATIENCE_S, "the next slice")
+
+    def drag(self, side: int, right: int, down: int) -> None:
+        ActionChains(self._browser).drag_and_drop_by_offset(self.views[side], right, down).perform()
+
+    def turn_wheel(self, side: int, down: int) -> None:
+        origin = self.views[side]
+        script = "arguments[0].dispatchEvent(new WheelEvent('wheel', {deltaY: arguments[1], cancelable: true}))"
+        self._browser.execute_script(script, origin, down)
+
+
+@pytest.fixture
+def shown_comparison(browser: Browser, wait_for: Factory) -> Callable[[], Comparison]:
+    """What drives the comparison that the browser shows."""
+    return lambda: Comparison(browser, wait_for)

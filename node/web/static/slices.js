@@ -1,7 +1,7 @@
 // The slices of one series as 16-bit words: fetched ahead of need, kept in memory up to a budget.
 
 const BUDGET_BYTES = 192 * 2 ** 20;
-const AT_ONCE = 3;
+const AT_ONCE = 2; // and as many for the other series: browsers open six connections, what is needed now finds one free
 const AHEAD = 16;
 const BEHIND = 6;
 
