@@ -3,6 +3,7 @@
 import { Slices } from "./slices.js";
 
 const REST_MS = 150;
+const LATE_MS = 300; // then it is said that a slice is still on its way
 const OPPOSITE = { L: "R", R: "L", P: "A", A: "P", H: "F", F: "H" };
 
 export class Pane {
@@ -45,6 +46,7 @@ export class Pane {
     this.index = Math.min(Math.max(index, 0), this.slices.count - 1);
     this.#describe();
     const wanted = this.index;
+    const late = setTimeout(() => this.#wait(wanted === this.index), LATE_MS);
     try {
       const slice = this.slices.peek(wanted) ?? (await this.slices.get(wanted));
       if (wanted !== this.index) return;
@@ -54,6 +56,9 @@ export class Pane {
       this.#draw();
     } catch (error) {
       if (wanted === this.index) this.#complain(error.message);
+    } finally {
+      clearTimeout(late);
+      if (wanted === this.index) this.#wait(false);
     }
     this.slices.prefetch(wanted, direction);
   }
@@ -126,6 +131,10 @@ export class Pane {
     this.#element.querySelector(".slice").textContent = `${text}   ${place}`;
     this.#element.setAttribute("aria-valuenow", this.index + 1);
     this.#element.setAttribute("aria-valuetext", `slice ${text}, ${place}`);
+  }
+
+  #wait(isLate) {
+    this.#element.setAttribute("aria-busy", isLate);
   }
 
   #complain(text) {
