@@ -46,4 +46,14 @@ def status_json(catalog: Catalog) -> dict[str, Any]:
         "quarantine": [
             {"reason": reason, "instances": number} for reason, number in catalog.progress.quarantined()
         ],
+        "orthanc": [_orthanc_json(catalog, server) for server in catalog.orthanc_studies.servers()],
+    }
+
+
+def _orthanc_json(catalog: Catalog, server: str) -> dict[str, Any]:
+    studies = catalog.orthanc_studies
+    return {
+        "waiting": studies.waiting(server),
+        "taken_over": studies.taken_over(server),
+        "problems": [asdict(problem) for problem in studies.problems(server)],
     }

@@ -23,7 +23,7 @@ def status(settings: Settings, *, as_json: bool) -> None:
     if as_json:
         print_json(known)
         return
-    lists = ("series_by_state", "deliveries", "delivery_problems", "parked", "quarantine")
+    lists = ("series_by_state", "deliveries", "delivery_problems", "parked", "quarantine", "orthanc")
     rows = [(name.replace("_", " "), value) for name, value in known.items() if name not in lists]
     print_table("Node", ("what", "value"), rows)
     print_table("Series", ("state", "number"), list(known["series_by_state"].items()))
@@ -37,6 +37,12 @@ def status(settings: Settings, *, as_json: bool) -> None:
     ])  # fmt: skip
     print_table("In quarantine: instances of no series", ("reason", "instances"), [
         (one["reason"], one["instances"]) for one in known["quarantine"]
+    ])  # fmt: skip
+    print_table("Orthanc", ("studies taken over", "waiting"), [
+        (one["taken_over"], one["waiting"]) for one in known["orthanc"]
+    ])  # fmt: skip
+    print_table("Not taken over from Orthanc so far, or not in full", ("its study", "tries", "reason"), [
+        (one["public_id"], one["attempts"], one["note"]) for link in known["orthanc"] for one in link["problems"]
     ])  # fmt: skip
 
 

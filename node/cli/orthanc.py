@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections.abc import Callable
 from contextlib import closing
 from typing import Any
 
@@ -51,34 +52,41 @@ def _take_over(settings: Settings, catalog: Catalog, client: OrthancClient) -> t
     """Take over every study; what became of those taken over here, and how many failed."""
     spool = Spool(settings.spool_dir)
     takeover = Takeover(settings, catalog, spool, client, only_stable=False, stopping=threading.Event())
-    studies, tally, failed = catalog.orthanc_studies, Tally(), 0
     try:
         with progress_bar() as bar:
             task = bar.add_task("asking Orthanc for its studies", total=None)
-            ChangeReader(studies, client).take_stock()
+            ChangeReader(catalog.orthanc_studies, client).take_stock()
             stocked_at = time.time()
-            total = studies.waiting(client.server, stocked_at)
-            bar.update(task, description="taking over studies", total=total)
-            in_a_row = 0
-            while (left := studies.waiting(client.server, stocked_at)) > failed:
-                bar.update(task, completed=total - left)
-                try:
-                    done = takeover.work_one()
-                except Transient as error:
-                    errors.print(str(error))
-                    failed, in_a_row = failed + 1, in_a_row + 1
-                    if in_a_row == _FAILURES_IN_A_ROW:
-                        raise
-                    continue
-                if done is None:  # another process works on what is left
-                    time.sleep(_WATCH_S)
-                else:
-                    tally.add(done)
-                    in_a_row = 0
-            bar.update(task, completed=total - left)
+
+            def left() -> int:
+                number = catalog.orthanc_studies.waiting(client.server, stocked_at)
+                total = max(number, int(bar.tasks[task].total or 0))
+                bar.update(task, description="taking over studies", total=total, completed=total - number)
+                return number
+
+            return _work(takeover, left)
     except KeyboardInterrupt:
         errors.print("interrupted; go on with the same command: what was taken over is not fetched again")
         raise typer.Exit(_INTERRUPTED) from None
+
+
+def _work(takeover: Takeover, left: Callable[[], int]) -> tuple[Tally, int]:
+    """Take over until only those that failed are left."""
+    tally, failed, in_a_row = Tally(), 0, 0
+    while left() > failed:
+        try:
+            done = takeover.work_one()
+        except Transient as error:
+            errors.print(str(error))
+            failed, in_a_row = failed + 1, in_a_row + 1
+            if in_a_row == _FAILURES_IN_A_ROW:
+                raise
+            continue
+        if done is None:  # another process works on what is left
+            time.sleep(_WATCH_S)
+        else:
+            tally.add(done)
+            in_a_row = 0
     return tally, failed
 
 

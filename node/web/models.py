@@ -135,9 +135,11 @@ class Disk(Model):
 
 
 class Health(Model):
-    """Whether the node can receive and answer; the rest only for who has a token."""
+    """Whether every part of the node is ready; the rest only for who has a token."""
 
-    ready: bool
+    ready: Annotated[bool, Field(description="DICOM face, catalog, index and worker are ready")]
+    dicom: Annotated[bool | None, Field(description="Whether associations are accepted")] = None
+    catalog: Annotated[bool | None, Field(description="Whether the catalog answers")] = None
     worker: Worker | None = None
     disk: Disk | None = None
     encoder_id: str | None = None
@@ -173,6 +175,22 @@ class Quarantine(Model):
     instances: int
 
 
+class PullProblem(Model):
+    """A study of an Orthanc that could not be taken over so far, or only in part."""
+
+    public_id: Annotated[str, Field(description="Orthanc's identifier of the study")]
+    attempts: int
+    note: str
+
+
+class OrthancLink(Model):
+    """An Orthanc that studies are taken over from, and how many."""
+
+    waiting: int
+    taken_over: int
+    problems: tuple[PullProblem, ...]
+
+
 class Status(Model):
     """What the node holds and what waits for a person."""
 
@@ -187,6 +205,7 @@ class Status(Model):
     delivery_problems: tuple[DeliveryProblem, ...]
     parked: tuple[ParkedSeries, ...]
     quarantine: tuple[Quarantine, ...]
+    orthanc: tuple[OrthancLink, ...]
 
 
 class Removed(Model):

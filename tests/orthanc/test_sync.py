@@ -144,6 +144,7 @@ def test_sync_goes_on_where_it_was_interrupted(
             assert dcmread(data_dir / "spool" / str(catalog.lookup.instance_path(uid))) == dcmread(file)
 
     gate.asked.clear()
+    assert done.json["status"]["orthanc"] == [{"waiting": 0, "taken_over": 3, "problems": []}]
     again = sync(pacsimile, gate, data_dir)
     assert (again.status, again.json["studies"], again.json["instances"]) == (0, 0, {})
     assert set(gate.asked) <= {"/changes?last", "/studies", "/tools/bulk-content"}
