@@ -27,7 +27,7 @@ from node.orthanc.takeover import Takeover, Tally
 Factory = Callable[..., Any]
 Node = Orthanc = Any
 """Those of the conftests."""
-WAIT_S = 120.0
+WAIT_S = 300.0
 
 
 def url_of(orthanc: Orthanc) -> str:

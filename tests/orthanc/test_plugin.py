@@ -17,7 +17,7 @@ Node = Orthanc = Any
 PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancPython.so")
 SCRIPT = Path(__file__).parents[2] / "docker" / "orthanc" / "pacsimile.py"
 TOKEN = "a-token-of-more-than-16-characters"
-WAIT_S = 120.0
+WAIT_S = 300.0
 
 
 @pytest.fixture(scope="module")

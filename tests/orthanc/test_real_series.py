@@ -17,7 +17,7 @@ PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancPython.so")
 SCRIPT = Path(__file__).parents[2] / "docker" / "orthanc" / "pacsimile.py"
 NEW = "ct-phantom-head-stereotaxis"
 OLD = ("mr-brain-vol-adc", "mr-brain-vol-flair", "mr-brain-rad1", "ct-phantom-head-5mm", "ct-abdomen-no-series-uid")
-WAIT_S = 600.0
+WAIT_S = 500.0
 
 
 def upload(orthanc: Any, folders: list[Path]) -> set[str]:  # noqa: ANN401 - the fixture's class
@@ -32,6 +32,7 @@ def upload(orthanc: Any, folders: list[Path]) -> set[str]:  # noqa: ANN401 - the
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_an_orthanc_with_real_series(
     start_orthanc: Factory,
     start_node: Factory,

@@ -20,7 +20,7 @@ from indexer.catalog import Catalog
 Factory = Callable[..., Any]
 Node = Orthanc = Any
 """Those of the conftests."""
-WAIT_S = 120.0
+WAIT_S = 300.0
 
 
 class Gate:
