@@ -241,6 +241,29 @@ class SearchSettings(Section):
     least_similarity: Annotated[float, Field(ge=0, le=1)]
 
 
+class AuditSettings(Section):
+    """Where audit messages (PS3.15 A.5) go.
+
+    Attributes
+    ----------
+    host, port, ca_file, certificate_file, key_file
+        Of the syslog server, over TLS (RFC 5425); the certificate is this node's own.
+    """
+
+    to: Literal["none", "file", "syslog"]
+    host: str
+    port: Annotated[int, Field(gt=0, le=65535)]
+    ca_file: str
+    certificate_file: str
+    key_file: str
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if self.to == "syslog" and not self.host:
+            raise ValueError('to = "syslog" needs host')
+        return self
+
+
 class LogSettings(Section):
     """What the node says of itself."""
 
@@ -274,6 +297,7 @@ class Settings(Section):
     indexing: IndexingSettings
     vectors: VectorSettings
     search: SearchSettings
+    audit: AuditSettings
     log: LogSettings
 
     @model_validator(mode="after")

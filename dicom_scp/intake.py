@@ -76,6 +76,7 @@ class Intake:
         self._rejections = rejections
         self._senders = senders
         self._fetcher = fetcher
+        self.on_kept: Callable[[StoreRequest, Reception], None] | None = None
 
     @property
     def max_dataset_bytes(self) -> int:
@@ -163,6 +164,8 @@ class Intake:
             )
 
     def _note(self, request: StoreRequest, reception: Reception) -> None:
+        if self.on_kept is not None:
+            self.on_kept(request, reception)
         if reception.verdict in (Verdict.QUARANTINED, Verdict.KEPT_FIRST):
             logger.warning("instance %s: %s", reception.sop_instance_uid, reception.verdict.value)
         if reception.series_instance_uid is not None:

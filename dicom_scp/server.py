@@ -3,6 +3,7 @@
 import logging
 import threading
 import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from pynetdicom import AE, _config, evt
@@ -16,10 +17,10 @@ from dicom_scp.event_reports import EventReporter
 from dicom_scp.fetch import Fetcher
 from dicom_scp.forgetting import Forgetter
 from dicom_scp.handlers import Handlers
-from dicom_scp.intake import Intake
+from dicom_scp.intake import Intake, StoreRequest
 from dicom_scp.listening import NodeServer
 from dicom_scp.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
-from dicom_scp.reception import Receiver
+from dicom_scp.reception import Receiver, Reception
 from dicom_scp.rejection import Rejections
 from dicom_scp.retrieve import RetrieveService
 from dicom_scp.senders import Senders
@@ -47,9 +48,19 @@ class DicomServer:
     spool : Spool
     finder : Finder
         Answers questions for similar studies.
+    observers : sequence
+        Notifications of the network library, and who hears of them.
     """
 
-    def __init__(self, settings: Settings, catalog: Catalog, spool: Spool, finder: Finder) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        catalog: Catalog,
+        spool: Spool,
+        finder: Finder,
+        observers: Sequence[tuple[Any, Any]] = (),
+    ) -> None:
+        self._observers = observers
         self._settings = settings.dicom
         self._senders = Senders(settings.dicom.seed_by_sending_minutes * 60)
         receiver = Receiver(catalog, spool, settings.storage.on_conflict)
@@ -78,6 +89,10 @@ class DicomServer:
     def bound_port(self) -> int:
         """The port that is listened on, also where the system chose it; 0 before the start."""
         return int(self._server.server_address[1]) if self._server is not None else 0
+
+    def tell_of_kept(self, listener: Callable[[StoreRequest, Reception], None]) -> None:
+        """Have a listener hear of every instance that was taken in, before its sender does."""
+        self._handlers.intake.on_kept = listener
 
     def being_sent(self) -> set[SeriesInstanceUID]:
         """Series to which open associations are sending; they do not settle."""
@@ -181,4 +196,5 @@ class DicomServer:
             (evt.EVT_CONN_CLOSE, self._commitment.closed),
             (evt.EVT_RELEASED, self._commitment.closed),
             (evt.EVT_ABORTED, self._commitment.closed),
+            *self._observers,
         ]

@@ -22,6 +22,9 @@ from indexer.priors import Priors
 from indexer.search import Search
 from indexer.uids import EncoderId, SeriesInstanceUID
 from node import folder
+from node.audit import AuditTrail
+from node.audit_dicom import DicomWitness
+from node.audit_messages import APPLICATION_START, APPLICATION_STOP, application_activity
 from node.courier import Courier
 from node.forgetting import Eraser
 from node.orthanc.follower import Follower
@@ -120,7 +123,16 @@ class Node:
         search = Search(catalog, keeper, settings.search)
         reports = Reports(settings, catalog, Spool(settings.spool_dir), search)
         spool = Spool(settings.spool_dir, settings.storage.reserve_mib)
-        dicom = self._dicom = DicomServer(settings, catalog, spool, search)
+        trail = AuditTrail(settings.audit, settings.data_dir, settings.dicom.aet)
+        witness = DicomWitness(trail, catalog, settings.dicom.aet) if trail.is_on else None
+        observers = witness.handlers() if witness else ()
+        dicom = self._dicom = DicomServer(settings, catalog, spool, search, observers)
+        if witness is not None:
+            dicom.tell_of_kept(witness.kept)
+        trail.start()
+        parts.callback(trail.stop, _DRAIN_S)
+        trail.add(application_activity(settings.dicom.aet, APPLICATION_START))
+        parts.callback(trail.add, application_activity(settings.dicom.aet, APPLICATION_STOP))
         supervisor = self._supervisor = WorkerSupervisor(settings, catalog)
         forgetter = Forgetter(settings.forgetting, catalog, Spool(settings.spool_dir))
         eraser = Eraser(settings, catalog, forgetter, keeper)

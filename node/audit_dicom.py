@@ -1,0 +1,133 @@
+"""What DICOM peers do, as audit messages; it only listens to what the DICOM face does anyway."""
+
+import threading
+from collections import Counter, defaultdict
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from typing import Any
+
+from pynetdicom import evt
+
+from dicom_scp.intake import StoreRequest
+from dicom_scp.reception import Reception, Verdict
+from indexer.attributes import first_value
+from indexer.catalog import Catalog
+from indexer.catalog.lookup import Level, Prefilter
+from node import audit_messages as messages
+from node.audit import AuditTrail
+from node.audit_messages import About, Code, Event, Outcome, Participant
+
+_BLOCK = 500
+
+
+@dataclass
+class _Received:
+    """What one association has sent: SOP Instance UID to SOP Class UID."""
+
+    peer: tuple[str, str]
+    instances: dict[str, str] = field(default_factory=dict)
+
+
+class DicomWitness:
+    """Tells an audit trail of stored instances (one message a study when the association ends) and queries.
+
+    Parameters
+    ----------
+    aet : str
+        The node's own AE title.
+    """
+
+    def __init__(self, trail: AuditTrail, catalog: Catalog, aet: str) -> None:
+        self._trail = trail
+        self._catalog = catalog
+        self._aet = aet
+        self._lock = threading.Lock()
+        self._received: dict[Hashable, _Received] = {}
+
+    def handlers(self) -> list[tuple[Any, Any]]:
+        """Handlers of the network library's notifications."""
+        ends = (evt.EVT_RELEASED, evt.EVT_ABORTED, evt.EVT_CONN_CLOSE)
+        return [
+            (evt.EVT_DIMSE_RECV, self.received),
+            (evt.EVT_REJECTED, self.rejected),
+            *((end, self.ended) for end in ends),
+        ]
+
+    def received(self, event: Any) -> None:  # noqa: ANN401 - the library has no types
+        """A request came: a query is told at once."""
+        command = event.message.command_set
+        if type(event.message).__name__ == "C_FIND_RQ":
+            self._queried(event, str(command.AffectedSOPClassUID))
+
+    def kept(self, request: StoreRequest, reception: Reception) -> None:
+        """An instance was taken in: told when the association ends, unless other content was kept in its place."""
+        if reception.verdict is Verdict.KEPT_FIRST or reception.study_instance_uid is None:
+            return
+        peer = (request.caller.ae_title, request.caller.address)
+        with self._lock:
+            received = self._received.setdefault(request.association, _Received(peer))
+            received.instances[request.affected.sop_instance_uid] = request.affected.sop_class_uid
+
+    def _queried(self, event: Any, sop_class: str) -> None:  # noqa: ANN401 - the library has no types
+        encoded = event.message.data_set
+        asked = About(
+            sop_class,
+            messages.SOP_CLASS_UID,
+            "2",
+            "24",
+            query=encoded.getvalue() if encoded is not None else b"",
+            details={"TransferSyntax": _transfer_syntax(event, sop_class)},
+        )
+        self._trail.add(Event(messages.QUERY, "E", self._both(_peer(event), peer_role=messages.SOURCE), [asked]))
+
+    def ended(self, event: Any) -> None:  # noqa: ANN401 - the library has no types
+        """The association ended: what of it is held now, study by study."""
+        with self._lock:
+            received = self._received.pop(id(event.assoc), None)
+        if received is not None:
+            for about in self._by_study(received.instances):
+                participants = self._both(received.peer, peer_role=messages.SOURCE)
+                self._trail.add(Event(messages.INSTANCES_TRANSFERRED, "C", participants, about))
+
+    def rejected(self, event: Any) -> None:  # noqa: ANN401 - the library has no types
+        """An association was not accepted."""
+        self._trail.add(
+            Event(
+                messages.SECURITY_ALERT,
+                "E",
+                self._both(_peer(event), peer_role=messages.SOURCE),
+                outcome=Outcome.MINOR_FAILURE,
+                type_code=messages.NODE_AUTHENTICATION,
+                description="the association was rejected",
+            )
+        )
+
+    def _both(self, peer: tuple[str, str], *, peer_role: Code) -> list[Participant]:
+        return [
+            Participant(peer[0] or "unknown", [peer_role], is_requestor=True, address=peer[1]),
+            Participant(self._aet, [messages.DESTINATION], is_requestor=False),
+        ]
+
+    def _by_study(self, instances: dict[str, str]) -> list[list[About]]:
+        """For each study the study and whose it is; what lies in quarantine belongs to none."""
+        classes: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        patients: dict[str, About] = {}
+        uids = list(instances)
+        for start in range(0, len(uids), _BLOCK):
+            block = uids[start : start + _BLOCK]
+            for entity in self._catalog.lookup.entities(Level.IMAGE, Prefilter(sop_instance_uid=block)):
+                uid = first_value(entity.attributes, "StudyInstanceUID")
+                classes[uid][instances[first_value(entity.attributes, "SOPInstanceUID")]] += 1
+                name = first_value(entity.attributes, "PatientName")
+                patients[uid] = messages.patient(first_value(entity.attributes, "PatientID"), name)
+        return [[messages.study(uid, dict(counts)), patients[uid]] for uid, counts in classes.items()]
+
+
+def _peer(event: Any) -> tuple[str, str]:  # noqa: ANN401 - the library has no types
+    requestor = event.assoc.requestor
+    return str(requestor.ae_title).strip(), str(requestor.address or "")
+
+
+def _transfer_syntax(event: Any, sop_class: str) -> str:  # noqa: ANN401 - the library has no types
+    found = [one for one in event.assoc.accepted_contexts if one.abstract_syntax == sop_class]
+    return str(found[0].transfer_syntax[0]) if found else ""
