@@ -1,0 +1,45 @@
+"""What the containers are wired with: settings that the node takes, a configuration that Orthanc takes."""
+
+import json
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Factory = Callable[..., Any]
+DOCKER = Path(__file__).parents[2] / "docker"
+TOKEN = "0123456789abcdef0123456789abcdef"
+
+
+def test_the_node_takes_its_settings(pacsimile: Factory) -> None:
+    variables = {"PACSIMILE_CONFIG": str(DOCKER / "node.toml"), "PACSIMILE_BUNDLE": "tiny"}
+    done = pacsimile("config", "check", "--json", variables={**variables, "PACSIMILE_HTTP_TOKENS": TOKEN})
+    assert done.status == 0, done.err
+    assert done.json["settings"]["orthanc"]["follow"] is False
+    assert TOKEN not in done.out
+
+
+def test_orthanc_and_the_script_take_their_configuration() -> None:
+    known = json.loads((DOCKER / "orthanc" / "orthanc.json").read_text())
+    assert known["PythonScript"] == f"/etc/orthanc/{(DOCKER / 'orthanc' / 'pacsimile.py').name}"
+    assert known["Pacsimile"]["SendStableTo"] in known["DicomModalities"]
+    assert known["Pacsimile"]["Token"] == "${PACSIMILE_HTTP_TOKEN}"
+
+
+def test_compose_takes_its_file() -> None:
+    found = shutil.which("docker-compose", path="/usr/bin:/usr/local/bin")
+    if found is None:
+        pytest.skip("docker-compose is not installed")
+    command = [found, "-f", str(DOCKER / "compose.yaml"), "config"]
+    without = subprocess.run(command, env={"PATH": "/usr/bin"}, capture_output=True, text=True)
+    assert "PACSIMILE_HTTP_TOKEN" in without.stderr or "docker/.env" in without.stderr
+    done = subprocess.run(
+        command, env={"PATH": "/usr/bin", "PACSIMILE_HTTP_TOKEN": TOKEN}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    for file in ("node.toml", "orthanc/orthanc.json", "orthanc/pacsimile.py"):
+        assert str(DOCKER / file) in done.stdout
+        assert (DOCKER / file).is_file()
