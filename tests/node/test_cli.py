@@ -13,7 +13,7 @@ from indexer.bundle import EMBEDDING_DIM
 
 Factory = Callable[..., Any]
 INDEXING = ("serve", "ingest", "reindex", "demo")
-COMMANDS = (*INDEXING, "similar", "status", "verify", "export", "fit", "evaluate", "config")
+COMMANDS = (*INDEXING, "similar", "status", "verify", "export", "fit", "evaluate", "orthanc", "config")
 
 
 @pytest.fixture(scope="module")
