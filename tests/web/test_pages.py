@@ -220,6 +220,29 @@ def test_forms_are_taken_from_own_pages_only(pages: Pages) -> None:
     assert unknown.status_code == 409
 
 
+LINKED = """
+const done = arguments[arguments.length - 1];
+const script = [...document.querySelectorAll("link[rel=modulepreload]")].find((l) => l.href.endsWith("link.js"));
+import(script.href).then(({ Link }) => {
+  const link = new Link([[0, 100], [10, 130], [20, 140]]);
+  const there = [-5, 0, 5, 15, 30].map((mm) => link.across(mm, 0));
+  const back = there.map((mm) => link.across(mm, 1));
+  link.hold(0, 107);
+  done([there, back, link.offset, link.across(5, 0), link.across(122, 1), new Link([]).isPossible]);
+});
+"""
+
+
+@pytest.mark.slow
+def test_the_link_goes_there_and_back(pages: Pages, browser: Browser, current: str) -> None:
+    browser.get(f"{pages.address}/ui/compare?a={current}&b={pages.hostile_study}")
+    there, back, offset, held, held_back, is_possible = browser.execute_async_script(LINKED)
+    assert there == [95, 100, 115, 135, 150]
+    assert back == [-5, 0, 5, 15, 30]
+    assert (offset, held, held_back) == (7, 122, 5)
+    assert not is_possible
+
+
 @pytest.mark.slow
 def test_a_person_searches_compares_and_looks_after_the_node(
     pages: Pages,

@@ -13,6 +13,8 @@ from node.web.pages.html import PageRoute, html, is_fragment
 from node.web.problems import ProblemError
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
+_MOST_SHOWN = 100
+"""Parked series in the list; `pacsimile status` has all of them."""
 _STATES = (
     (SeriesState.RECEIVING, "Receiving", "instances still come in"),
     (SeriesState.SETTLED, "Waiting", "for the worker"),
@@ -64,10 +66,12 @@ def _now(context: WebContext) -> dict[str, object]:
     counts = catalog.progress.counts()
     index, encoder_id = context.keeper.current()
     by_state = counts.series_by_state
+    parked = catalog.progress.parked()
     return {
         "counts": counts,
         "states": [(label, hint, by_state.get(state, 0), str(state)) for state, label, hint in _STATES],
-        "parked": catalog.progress.parked(),
+        "parked": parked[:_MOST_SHOWN],
+        "more_parked": max(len(parked) - _MOST_SHOWN, 0),
         "quarantined": catalog.progress.quarantined(),
         "deliveries": {str(state): number for state, number in catalog.outbox.counts().items()},
         "delivery_problems": catalog.outbox.problems(),
