@@ -16,6 +16,7 @@ from dicom_scp.fetch import Fetcher
 from dicom_scp.find import find, has_unsupported_keys
 from dicom_scp.identifier import Identifier, Root, read_identifier
 from dicom_scp.intake import Intake, StoreRequest
+from dicom_scp.metering import Meter, NoMeter
 from dicom_scp.patience import Patience, WaitingFinder, seed_series
 from dicom_scp.reception import Affected
 from dicom_scp.seeds import Question, UnknownSeed, demand_known, read_question
@@ -50,6 +51,8 @@ class Handlers:
         Who answers questions for similar studies.
     fetcher : Fetcher, optional
         Who gets seeds that are not here.
+    meter : Meter, optional
+        Who counts what was answered.
     """
 
     def __init__(
@@ -60,7 +63,9 @@ class Handlers:
         finder: Finder,
         senders: Senders,
         fetcher: Fetcher | None = None,
+        meter: Meter | None = None,
     ) -> None:
+        self._meter = meter or NoMeter()
         self.intake = intake
         self._settings = settings.dicom
         self._wait_s = settings.fetch.deadline_s
@@ -104,6 +109,14 @@ class Handlers:
 
     def find(self, event: Event) -> Iterator[Response]:
         """C-FIND: one pending response a match, a failure, or the end after C-CANCEL (PS3.4 C.4.1.3)."""
+        began = time.monotonic()
+        try:
+            yield from self._find(event)
+        finally:
+            is_similarity_view = self._is_similarity_view(event.assoc)
+            self._meter.found(time.monotonic() - began, is_similarity_view=is_similarity_view)
+
+    def _find(self, event: Event) -> Iterator[Response]:
         cancel = _Cancel(event)
         try:
             identifier = self._identifier(event)

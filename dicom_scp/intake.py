@@ -12,6 +12,7 @@ from dicom_scp import statuses
 from dicom_scp.draft import Draft
 from dicom_scp.errors import Mismatched
 from dicom_scp.fetch import Fetcher
+from dicom_scp.metering import Meter, NoMeter
 from dicom_scp.reception import Affected, Receiver, Reception, Verdict
 from dicom_scp.rejection import Rejections
 from dicom_scp.senders import Caller, Senders
@@ -61,6 +62,8 @@ class Intake:
         Who acts on rejection notes.
     fetcher : Fetcher, optional
         Who waits for studies that it asked for.
+    meter : Meter, optional
+        Who counts what was answered.
     """
 
     def __init__(
@@ -70,7 +73,9 @@ class Intake:
         rejections: Rejections,
         senders: Senders,
         fetcher: Fetcher | None = None,
+        meter: Meter | None = None,
     ) -> None:
+        self._meter = meter or NoMeter()
         self._max_object_mib = settings.max_object_mib
         self._receiver = receiver
         self._rejections = rejections
@@ -97,7 +102,7 @@ class Intake:
             The status elements of the response.
         """
         if dataset is None:
-            return self._answer(request, _no_dataset)
+            return self._metered(self._answer(request, _no_dataset), 0)
 
         def receive() -> Reception:
             self._demand_length(len(dataset))
@@ -108,7 +113,7 @@ class Intake:
                 affected=request.affected,
             )
 
-        return self._answer(request, receive, lambda: dataset)
+        return self._metered(self._answer(request, receive, lambda: dataset), len(dataset))
 
     def draft(self, request: StoreRequest) -> Draft:
         """Begin the file of an instance whose data set is still coming in."""
@@ -122,9 +127,13 @@ class Intake:
             return self._receiver.take(draft, request.affected)
 
         try:
-            return self._answer(request, receive, draft.read)
+            return self._metered(self._answer(request, receive, draft.read), draft.dataset_bytes)
         finally:
             draft.discard()
+
+    def _metered(self, answered: Dataset, size_bytes: int) -> Dataset:
+        self._meter.stored(int(answered.Status), size_bytes)
+        return answered
 
     def _answer(
         self, request: StoreRequest, receive: Callable[[], Reception], dataset: Callable[[], bytes] = lambda: b""

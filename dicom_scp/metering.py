@@ -1,14 +1,10 @@
-"""Who wants to know what the DICOM face does: for figures, not for decisions."""
+"""Who counts what the DICOM face does: for figures, not for decisions."""
 
 from typing import Protocol
 
 
-class Observer(Protocol):
+class Meter(Protocol):
     """Told of what happened, from any thread; must be quick and must not raise."""
-
-    def associated(self, *, accepted: bool) -> None:
-        """An association was accepted or rejected."""
-        ...
 
     def stored(self, status: int, size_bytes: int) -> None:
         """A C-STORE was answered with a status code; its data set had so many bytes."""
@@ -19,14 +15,11 @@ class Observer(Protocol):
         ...
 
 
-class NoObserver:
-    """Wants to know nothing."""
-
-    def associated(self, *, accepted: bool) -> None:
-        """See `Observer`."""
+class NoMeter:
+    """Counts nothing."""
 
     def stored(self, status: int, size_bytes: int) -> None:
-        """See `Observer`."""
+        """See `Meter`."""
 
     def found(self, seconds: float, *, is_similarity_view: bool) -> None:
-        """See `Observer`."""
+        """See `Meter`."""

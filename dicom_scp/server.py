@@ -19,6 +19,7 @@ from dicom_scp.forgetting import Forgetter
 from dicom_scp.handlers import Handlers
 from dicom_scp.intake import Intake, StoreRequest
 from dicom_scp.listening import NodeServer
+from dicom_scp.metering import Meter
 from dicom_scp.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicom_scp.reception import Receiver, Reception
 from dicom_scp.rejection import Rejections
@@ -50,6 +51,8 @@ class DicomServer:
         Answers questions for similar studies.
     observers : sequence
         Notifications of the network library, and who hears of them.
+    meter : Meter, optional
+        Who counts what happens.
     """
 
     def __init__(
@@ -59,6 +62,7 @@ class DicomServer:
         spool: Spool,
         finder: Finder,
         observers: Sequence[tuple[Any, Any]] = (),
+        meter: Meter | None = None,
     ) -> None:
         self._observers = observers
         self._settings = settings.dicom
@@ -67,8 +71,8 @@ class DicomServer:
         fetcher = self._fetcher = Fetcher(settings, catalog, receiver) if settings.fetch.source_aet else None
         forgetter = Forgetter(settings.forgetting, catalog, spool)
         rejections = Rejections(settings.forgetting, catalog.lookup, forgetter)
-        intake = Intake(settings.dicom, receiver, rejections, self._senders, fetcher)
-        self._handlers = Handlers(settings, catalog, intake, finder, self._senders, fetcher)
+        intake = Intake(settings.dicom, receiver, rejections, self._senders, fetcher, meter)
+        self._handlers = Handlers(settings, catalog, intake, finder, self._senders, fetcher, meter)
         self._commits = settings.storage.keep == "all"
         associations = OpenAssociations()
         self._committer = Committer(
@@ -89,6 +93,16 @@ class DicomServer:
     def bound_port(self) -> int:
         """The port that is listened on, also where the system chose it; 0 before the start."""
         return int(self._server.server_address[1]) if self._server is not None else 0
+
+    @property
+    def is_listening(self) -> bool:
+        """Whether associations are accepted."""
+        return self._server is not None and self._thread is not None and self._thread.is_alive()
+
+    @property
+    def open_associations(self) -> int:
+        """Associations that are open now."""
+        return len(self._server.active_associations) if self._server is not None else 0
 
     def tell_of_kept(self, listener: Callable[[StoreRequest, Reception], None]) -> None:
         """Have a listener hear of every instance that was taken in, before its sender does."""

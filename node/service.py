@@ -27,6 +27,7 @@ from node.audit_dicom import DicomWitness
 from node.audit_messages import APPLICATION_START, APPLICATION_STOP, application_activity
 from node.courier import Courier
 from node.forgetting import Eraser
+from node.metrics import Metrics
 from node.orthanc.follower import Follower
 from node.reports import Reports
 from node.supervisor import WorkerHealth, WorkerState, WorkerSupervisor
@@ -120,13 +121,17 @@ class Node:
             )
         keeper = IndexKeeper(catalog, settings.vectors, settings.snapshot_dir, active)
         parts.callback(keeper.close)
+        metrics = Metrics(settings, catalog, keeper)
+        parts.callback(metrics.close)
         search = Search(catalog, keeper, settings.search)
         reports = Reports(settings, catalog, Spool(settings.spool_dir), search)
         spool = Spool(settings.spool_dir, settings.storage.reserve_mib)
         trail = AuditTrail(settings.audit, settings.data_dir, settings.dicom.aet)
         witness = DicomWitness(trail, catalog, settings.dicom.aet) if trail.is_on else None
         observers = witness.handlers() if witness else ()
-        dicom = self._dicom = DicomServer(settings, catalog, spool, search, observers)
+        dicom = self._dicom = DicomServer(
+            settings, catalog, spool, search, [*observers, *metrics.observers()], metrics
+        )
         if witness is not None:
             dicom.tell_of_kept(witness.kept)
         trail.start()
@@ -134,6 +139,7 @@ class Node:
         trail.add(application_activity(settings.dicom.aet, APPLICATION_START))
         parts.callback(trail.add, application_activity(settings.dicom.aet, APPLICATION_STOP))
         supervisor = self._supervisor = WorkerSupervisor(settings, catalog)
+        metrics.watch(dicom, supervisor)
         forgetter = Forgetter(settings.forgetting, catalog, Spool(settings.spool_dir))
         eraser = Eraser(settings, catalog, forgetter, keeper)
         transcoders = TranscoderPool(settings.indexing.memory_limit_mib)
@@ -146,7 +152,9 @@ class Node:
             spool=Spool(settings.spool_dir),
             search=search,
             keeper=keeper,
+            dicom=dicom,
             worker=supervisor,
+            metrics=metrics,
             reports=reports,
             forgetter=forgetter,
             priors=Priors(catalog),

@@ -7,13 +7,14 @@ from typing import Any
 from fastapi import Depends, FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from node.web import access, forget, health, pages, priors, rendered, reports, similar, similar_uploads
+from node.web import access, forget, health, pages, priors, rendered, reports, scrape, similar, similar_uploads
 from node.web.access import require_token
 from node.web.context import WebContext
 from node.web.dicomweb import retrieve, search
 from node.web.headers import SecurityHeaders
 from node.web.pages import assets
 from node.web.problems import Problem, add_problem_handlers
+from node.web.timing import QueryTimer
 
 _DESCRIPTION = """Finds studies like this one. Not for diagnosis.
 
@@ -26,7 +27,7 @@ _TAGS = [
     {"name": "dicomweb", "description": "QIDO-RS and WADO-RS over what the node holds (PS3.18)"},
     {"name": "node", "description": "What the node holds and how it is"},
 ]
-_GUARDED = (similar, priors, reports, forget, rendered, pages, search, retrieve, similar_uploads)
+_GUARDED = (scrape, similar, priors, reports, forget, rendered, pages, search, retrieve, similar_uploads)
 
 
 def make_app(context: WebContext) -> FastAPI:
@@ -41,6 +42,7 @@ def make_app(context: WebContext) -> FastAPI:
     )
     app.state.context = context
     app.add_middleware(SecurityHeaders)
+    app.add_middleware(QueryTimer, observe=context.metrics.answered_over_http)
     add_problem_handlers(app)
     app.include_router(health.router)
     app.include_router(access.router)

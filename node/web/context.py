@@ -7,6 +7,7 @@ from fastapi import Depends, Path, Request
 
 from config.model import Settings
 from dicom_scp.forgetting import Forgetter
+from dicom_scp.server import DicomServer
 from dicom_scp.spool import Spool
 from indexer.catalog import Catalog
 from indexer.catalog.holdings import HeldInstance
@@ -15,6 +16,7 @@ from indexer.errors import NotFound
 from indexer.keeper import IndexKeeper
 from indexer.priors import Priors
 from indexer.search import Search
+from node.metrics import Metrics
 from node.reports import Reports
 from node.supervisor import WorkerSupervisor
 from node.web.decoding import TranscoderPool
@@ -36,7 +38,9 @@ class WebContext:
     spool: Spool
     search: Search
     keeper: IndexKeeper
+    dicom: DicomServer
     worker: WorkerSupervisor
+    metrics: Metrics
     reports: Reports
     forgetter: Forgetter
     priors: Priors

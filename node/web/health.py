@@ -5,6 +5,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from dicom_scp.disk import Reserve
 from indexer.errors import Transient
 from node.describe import status_json
+from node.supervisor import WorkerState
 from node.web.access import Bearer, is_known, require_token
 from node.web.context import Context
 from node.web.models import Disk, Health, Status, Worker
@@ -13,33 +14,40 @@ from node.web.problems import responses
 router = APIRouter(tags=["node"])
 
 
-@router.get("/health", responses={503: {"model": Health, "description": "The catalog is out of reach"}})
+@router.get("/health", responses={503: {"model": Health, "description": "It cannot receive or answer"}})
 def health(request: Request, response: Response, context: Context, bearer: Bearer) -> Health:
-    """Say whether the node can receive and answer: 200, or 503 where the catalog is out of reach.
+    """Say whether every part of the node is ready: the DICOM face, the catalog, the index and the worker.
 
-    A node whose worker does not run still receives and answers; `worker` says what is wrong with it. Without a
-    token, where one is needed, only `ready` is told.
+    The status is 503 where the node cannot receive or answer. A node whose worker does not run, or is still
+    starting, is not ready: it receives and answers, and indexes nothing. Without a token, where one is needed, only
+    `ready` is told.
     """
-    try:
-        outstanding: int | None = context.catalog.progress.outstanding()
-    except Exception:
-        outstanding = None
+    outstanding = _outstanding(context)
+    index, encoder_id = context.keeper.current()
+    receives = outstanding is not None and context.dicom.is_listening
+    if not receives:
         response.status_code = 503
-    ready = outstanding is not None
+    ready = receives and context.worker.health.state is WorkerState.RUNNING
     if not is_known(request, bearer):
         return Health(ready=ready)
-    worker = Worker.model_validate(context.worker.health)
-    if not ready:
-        return Health(ready=False, worker=worker, disk=_disk(context))
-    index, encoder_id = context.keeper.current()
     return Health(
-        ready=True,
-        worker=worker,
+        ready=ready,
+        dicom=context.dicom.is_listening,
+        catalog=outstanding is not None,
+        worker=Worker.model_validate(context.worker.health),
         disk=_disk(context),
         encoder_id=encoder_id,
         index_size=len(index),
         outstanding_series=outstanding,
     )
+
+
+def _outstanding(context: Context) -> int | None:
+    """Series that are not indexed yet; None where the catalog is out of reach."""
+    try:
+        return context.catalog.progress.outstanding()
+    except Exception:
+        return None
 
 
 def _disk(context: Context) -> Disk | None:
