@@ -19,8 +19,8 @@ def lines(text: str) -> list[str]:
 def test_starts_says_how_and_stops(start_node: Factory) -> None:
     node = start_node()
     assert node.data_dir.stat().st_mode & 0o077 == 0  # patient data: the owner's only
-    assert node.get("/health")["ready"]
     worker = node.wait_until_worker_runs()
+    assert node.get("/health")["ready"]
     assert node.stop() == 0
     assert not worker.is_running()
     assert "Traceback" not in node.log
@@ -32,7 +32,7 @@ def test_one_node_a_folder(start_node: Factory, pacsimile: Factory) -> None:
         "serve", "--data-dir", node.data_dir, "--dicom-port", 0, "--http-port", 0, "--bundle", "tiny"
     )
     assert (second.status, lines(second.err)) == (1, [f"✗ a node runs on {node.data_dir} already"])
-    assert node.get("/health")["ready"]
+    assert node.get("/health")["dicom"]
     assert pacsimile("status", "--data-dir", node.data_dir, "--json").json["node_running"]
     assert node.stop() == 0
     assert not pacsimile("status", "--data-dir", node.data_dir, "--json").json["node_running"]

@@ -57,7 +57,8 @@ def test_a_worker_that_cannot_start(start_node: Factory, tmp_path: Path, wait_fo
     node = start_node(bundle=str(tmp_path / "damaged.toml"))
     wait_for(lambda: node.get("/health")["worker"]["state"] == "FAILED", 30, "the node says so")
     health = node.get("/health")
-    assert health["ready"]
+    assert not health["ready"]
+    assert health["dicom"]
     assert "expected SHA-256 0000" in health["worker"]["problem"]
     assert "the worker cannot start" in node.log
     assert "expected SHA-256 0000" in node.log
@@ -78,6 +79,7 @@ def test_a_series_that_needs_more_memory_than_allowed(
     known = node.wait_until_indexed()
     assert known["series_by_state"] == {"PARKED": 1}
     assert "memory" in known["parked"][0]["reason"], known["parked"]
+    node.wait_until_worker_runs()
     assert node.get("/health")["ready"]
     assert node.stop() == 0
 
