@@ -103,7 +103,7 @@ def test_a_nearly_full_disk(start_node: Factory, send: Factory, make_series: Fac
     refused = send(node.dicom_port, make_series(1), options=["-v"], check=False)
     assert REFUSED in refused.stdout + refused.stderr
     health = node.get("/health")
-    assert health["ready"]
+    assert health["dicom"]
     assert health["disk"]["is_full"]
     assert 0 < health["disk"]["free_mib"] < health["disk"]["reserve_mib"]
     assert node.get("/status")["instances"] == 0

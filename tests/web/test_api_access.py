@@ -54,9 +54,9 @@ def test_changes_need_a_token(guarded: str) -> None:
     assert requests.delete(f"{guarded}/studies/1.2.3", headers=BEARER, timeout=60).status_code == 404
 
 
-def test_health_is_open_without_details(guarded: str) -> None:
+def test_health_is_open_without_details(guarded: str, wait_for: Factory) -> None:
     assert requests.get(f"{guarded}/health", timeout=60).json().get("encoder_id") is None
-    assert requests.get(f"{guarded}/health", timeout=60).json()["ready"] is True
+    wait_for(lambda: requests.get(f"{guarded}/health", timeout=60).json()["ready"] is True, 60, "the node is ready")
     assert requests.get(f"{guarded}/health", headers=BEARER, timeout=60).json()["encoder_id"]
 
 
