@@ -23,7 +23,7 @@ with warnings.catch_warnings():
     )
 
 Factory = Callable[..., Any]
-EXAMPLES = 8
+EXAMPLES = 6
 CHECKS = [
     not_a_server_error,
     status_code_conformance,

@@ -239,6 +239,8 @@ def test_transfer_syntaxes(archive: Archive) -> None:
         assert content == one.PixelData
         octets = 'multipart/related; type="application/octet-stream"; transfer-syntax=*'
         ((kind, content),) = parts(archive.get(f"{path}/frames/1", Accept=octets))
+        unquoted = "multipart/related; type=application/octet-stream; transfer-syntax=*"
+        assert parts(archive.get(f"{path}/frames/1", Accept=unquoted)) == [(kind, content)]
         if syntax.is_encapsulated:
             names = {JPEGLSLossless: "image/jls", RLELossless: "image/dicom-rle"}
             assert kind == f"{names[syntax]}; transfer-syntax={syntax}"
