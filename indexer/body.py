@@ -52,7 +52,7 @@ def _mr_threshold(values: NDArray[np.float32]) -> float:
 
 
 def _largest_parts(dense: Mask) -> Mask:
-    labels, sizes = _components(_opened(dense))
+    labels, sizes = parts(_opened(dense))
     if not sizes.size:
         return dense
     kept = np.concatenate([[False], sizes >= _LEAST_PART * sizes.max()])
@@ -77,7 +77,7 @@ def _filled_by_slice(mask: Mask) -> Mask:
     """Fill what each axial slice encloses: lungs, trachea, bowel."""
     apart = np.zeros((2 * mask.shape[0], *mask.shape[1:]), np.bool_)  # empty planes keep slices from touching
     apart[::2] = ~mask
-    labels, sizes = _components(apart)
+    labels, sizes = parts(apart)
     open_air = np.zeros(sizes.size + 1, np.bool_)
     for edge in (labels[:, 0], labels[:, -1], labels[:, :, 0], labels[:, :, -1]):
         open_air[edge] = True
@@ -85,8 +85,8 @@ def _filled_by_slice(mask: Mask) -> Mask:
     return np.asarray(~open_air[labels[::2]] | mask)
 
 
-def _components(mask: Mask) -> tuple[NDArray[np.uint32], NDArray[np.intp]]:
+def parts(mask: Mask) -> tuple[NDArray[np.uint32], NDArray[np.intp]]:
     """Labels from 1 of the parts that hang together by faces, and the number of voxels of each."""
-    parts = sitk.ConnectedComponent(sitk.GetImageFromArray(mask.view(np.uint8)))
-    labels = sitk.GetArrayFromImage(parts)
+    found = sitk.ConnectedComponent(sitk.GetImageFromArray(mask.view(np.uint8)))
+    labels = sitk.GetArrayFromImage(found)
     return labels, np.bincount(labels.ravel())[1:]

@@ -157,11 +157,24 @@ class InputSpec(_Table):
 
 
 class Pooling(_Table):
-    """Which features, pooled over how much of the body along z."""
+    """Which features, pooled over how much of the body along z.
+
+    Attributes
+    ----------
+    finer : str
+        A layer before `layer` whose features are kept beside it for regional embeddings; empty: none.
+    """
 
     layer: Literal["layer1", "layer2", "layer3", "layer4"]
+    finer: Literal["", "layer1", "layer2", "layer3"] = ""
     chunk_mm: Positive
     step_mm: Positive
+
+    @model_validator(mode="after")
+    def _before(self) -> "Pooling":
+        if self.finer >= self.layer:
+            raise ValueError(f"finer must be a layer before {self.layer}, got {self.finer}")
+        return self
 
 
 class Projection(_Table):
@@ -177,6 +190,12 @@ class Projection(_Table):
         return self
 
 
+class Regions(_Table):
+    """How compartments are embedded: a file beside the bundle."""
+
+    file: Annotated[str, StringConstraints(min_length=1)]
+
+
 class Bundle(_Table):
     """An encoder, described completely."""
 
@@ -186,6 +205,7 @@ class Bundle(_Table):
     input: InputSpec
     pooling: Pooling
     projection: Projection
+    regions: Regions | None = None
     folder: Path = Field(exclude=True)
 
     @property
@@ -197,6 +217,8 @@ class Bundle(_Table):
         digest = hashlib.sha256(self.model_dump_json(exclude=elsewhere).encode())
         if self.projection.file:
             digest.update(self.projection_file().read_bytes())
+        if self.regions:
+            digest.update(self.region_file().read_bytes())
         return EncoderId(f"{self.name}-{digest.hexdigest()[:16]}")
 
     def projection_file(self) -> Path:
@@ -210,6 +232,21 @@ class Bundle(_Table):
         path = self.folder / self.projection.file
         if not path.is_file():
             raise ConfigError([f"bundle {self.name}: no projection at {path}; fit one with `pacsimile fit`"])
+        return path
+
+    def region_file(self) -> Path:
+        """File of what compartments are embedded with.
+
+        Raises
+        ------
+        ConfigError
+            The bundle names none, or it is missing.
+        """
+        path = self.folder / (self.regions.file if self.regions else "")
+        if not path.is_file():
+            raise ConfigError(
+                [f"bundle {self.name}: no regions at {path}; fit them with `pacsimile fit --findings`"]
+            )
         return path
 
     def weight_files(self) -> tuple[Path, ...]:

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -13,13 +13,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from indexer import projection
+from indexer import projection, regions
 from indexer.body import body_mask
 from indexer.bundle import Bundle, InputSpec
 from indexer.catalog.embeddings import GLOBAL, EmbeddedChunk
-from indexer.chunks import Lattice, slabs
+from indexer.chunks import Lattice, Slab, slabs
+from indexer.compartments import around, compartments
 from indexer.errors import Parked
 from indexer.network import FeatureNetwork, load_network
+from indexer.regions import LEAST_CELLS, LEAST_SHARE, Region
 from indexer.resample import PatientGrid, resample
 from indexer.uids import EncoderId
 from indexer.volume import Volume
@@ -49,6 +51,8 @@ class FeatureMap:
     ----------
     features : (C, z, x, y) float32
         Over the body's bounding box in-plane, over the whole extent in z.
+    finer : (F, z, x, y) float32
+        Of a finer layer, brought to the same places; F may be 0.
     weights : (z, x, y) float32
         Share of body in each feature's surroundings.
     grid, body : PatientGrid and (Z, X, Y) bool
@@ -56,6 +60,7 @@ class FeatureMap:
     """
 
     features: Tensor
+    finer: Tensor
     weights: NDArray[np.float32]
     grid: PatientGrid
     body: NDArray[np.bool_]
@@ -64,6 +69,18 @@ class FeatureMap:
     def pooled(self, cells: Sequence[slice]) -> NDArray[np.float32]:
         """Mean and deviation over the body within each of N windows along z: (N, 2 C)."""
         return np.stack([pool(self.features[:, one], self.weights[one]) for one in cells])
+
+    def cells(self, window: slice, share: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Both layers' features in a compartment's cells within a window along z: (n, C + F) and shares (n,).
+
+        Parameters
+        ----------
+        share : (z, x, y) float32
+            Of the compartment in each feature's surroundings.
+        """
+        seen = share[window] > LEAST_SHARE
+        both = torch.cat([self.features[:, window], self.finer[:, window]])
+        return both[:, torch.from_numpy(seen)].T.numpy(), share[window][seen]
 
 
 class Encoder(Protocol):
@@ -119,11 +136,12 @@ class MonaiEncoder:
             torch.set_num_threads(threads)
             sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
         network = load_network(bundle)
-        self._lattice = network.lattice
+        self._lattice, self._channels = network.lattice, network.channels
         self._network: FeatureNetwork = network.to(self._device, self._dtype).to(
             memory_format=torch.channels_last_3d  # type: ignore[call-overload]
         )
         self._projections = _projections(bundle, 2 * network.channels)
+        self._regions = _regions(bundle, network.channels + network.finer_channels)
         log.info("encoder %s on %s in %s", self.encoder_id, self._device, self._dtype)
 
     def encode(self, volume: Volume, ordinal: int = 0) -> Encoded:
@@ -143,11 +161,38 @@ class MonaiEncoder:
             step_mm=self.bundle.pooling.step_mm,
         )
         vectors = project(seen.pooled([cut.cells for cut in cuts]))
+        parts = self._regional(seen, cuts)
         chunks = tuple(
-            EmbeddedChunk(ordinal, position, cut.box_lps_mm, cut.slices, {GLOBAL: vector})
-            for position, (cut, vector) in enumerate(zip(cuts, vectors, strict=True))
+            EmbeddedChunk(ordinal, position, cut.box_lps_mm, cut.slices, {GLOBAL: vector, **regional})
+            for position, (cut, vector, regional) in enumerate(zip(cuts, vectors, parts, strict=True))
         )
         return Encoded(chunks, {**seen.seconds, "pool": time.perf_counter() - start})
+
+    @property
+    def lattice(self) -> Lattice:
+        """Where the features lie."""
+        return self._lattice
+
+    @staticmethod
+    def body_of(grid: PatientGrid) -> NDArray[np.bool_]:
+        """Where the patient is in a grid; see `indexer.body.body_mask`."""
+        return body_mask(grid)
+
+    def _regional(self, seen: FeatureMap, cuts: Sequence[Slab]) -> list[dict[str, NDArray[np.float32]]]:
+        """Embeddings of the compartments that each chunk shows enough of: kind to vector."""
+        found: list[dict[str, NDArray[np.float32]]] = [{} for _ in cuts]
+        if not self._regions:
+            return found
+        places = tuple(seen.features.shape[1:])
+        for kind, mask in compartments(seen.grid, seen.body).items():
+            region = self._regions.get(kind)
+            if region is None:
+                continue
+            share = body_fraction(mask[around(seen.body)], self._lattice, places)
+            for cut, of_chunk in zip(cuts, found, strict=True):
+                if share[cut.cells].sum() >= LEAST_CELLS:
+                    of_chunk[kind] = region(*seen.cells(cut.cells, share))
+        return found
 
     def feature_map(self, volume: Volume) -> FeatureMap:
         """Run the network over a whole volume, once.
@@ -159,6 +204,13 @@ class MonaiEncoder:
         """
         start = time.perf_counter()
         grid = resample(volume, self.bundle.input.spacing_mm)
+        resampled = time.perf_counter() - start
+        seen = self.map_of(grid)
+        return replace(seen, seconds={**seen.seconds, "resample": seen.seconds["resample"] + resampled})
+
+    def map_of(self, grid: PatientGrid) -> FeatureMap:
+        """Run the network over a volume that is on the bundle's grid already; see `feature_map`."""
+        start = time.perf_counter()
         body = body_mask(grid)
         image, window = _prepared(grid, body, self.bundle.input)
         prepared = time.perf_counter()
@@ -166,8 +218,10 @@ class MonaiEncoder:
         if not features.isfinite().all():
             raise Parked(f"encoder {self.bundle.name} computed values that are not finite")
         seconds = {"resample": prepared - start, "encode": time.perf_counter() - prepared}
-        weights = body_fraction(body[window], self._lattice, tuple(features.shape[1:]))
-        return FeatureMap(features, weights, grid, body, seconds)
+        places = tuple(features.shape[1:])
+        weights = body_fraction(body[window], self._lattice, places)
+        layer, finer = features[: self._channels], features[self._channels :]
+        return FeatureMap(layer, finer, weights, grid, body, seconds)
 
     def _features(self, image: NDArray[np.float32]) -> Tensor:
         """Run the network over an image (Z, X, Y): features (C, z, x, y), float32 on the CPU."""
@@ -230,12 +284,16 @@ def _projections(bundle: Bundle, features: int) -> dict[str, projection.Projecti
     return {"": projection.drawn(features, bundle.projection.seed or 0)}
 
 
+def _regions(bundle: Bundle, features: int) -> dict[str, Region]:
+    """Region of each kind that the bundle embeds."""
+    return regions.load(bundle.region_file(), features) if bundle.regions else {}
+
+
 def _prepared(
     grid: PatientGrid, body: NDArray[np.bool_], spec: InputSpec
 ) -> tuple[NDArray[np.float32], tuple[slice, slice, slice]]:
     """Cut the grid to the body in-plane and scale its intensities; also the cut."""
-    xs, ys = np.flatnonzero(body.any(axis=(0, 2))), np.flatnonzero(body.any(axis=(0, 1)))
-    window = (slice(None), slice(xs[0], xs[-1] + 1), slice(ys[0], ys[-1] + 1))
+    window = around(body)
     if grid.modality == "CT":
         low, high = spec.window_hu
     else:

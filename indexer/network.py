@@ -21,18 +21,21 @@ _LAYERS = ("layer1", "layer2", "layer3", "layer4")
 class FeatureNetwork(nn.Module):
     """Runs a network up to one layer.
 
-    Input (B, 1, Z, X, Y), output (B, C, z, x, y): one feature for every `stride` voxels or part of them.
+    Input (B, 1, Z, X, Y), output (B, C + F, z, x, y): one feature for every `stride` voxels or part of them.
 
     Attributes
     ----------
     lattice : Lattice
         Where the features lie.
     channels : int
-        C.
+        C, of the layer itself.
+    finer_channels : int
+        F, of the finer layer: its features averaged over, then their greatest around, each place of the lattice.
     """
 
     lattice: Lattice
     channels: int
+    finer_channels: int = 0
 
     def __init__(self, axes: str) -> None:
         super().__init__()
@@ -68,7 +71,7 @@ class ResNetFeatures(FeatureNetwork):
     Feature i is centred on voxel ``stride * i``: every strided step pads half its odd kernel on both sides.
     """
 
-    def __init__(self, network: ResNet, spec: ResNetSpec, layer: str) -> None:
+    def __init__(self, network: ResNet, spec: ResNetSpec, layer: str, finer: str = "") -> None:
         super().__init__(spec.axes)
         wanted = _LAYERS[: _LAYERS.index(layer) + 1]
         self.stem = nn.Sequential(network.conv1, network.bn1, network.act, network.maxpool)
@@ -76,10 +79,30 @@ class ResNetFeatures(FeatureNetwork):
         self.lattice = Lattice(self._in_patient_axes(spec.stride(layer)), (0.0, 0.0, 0.0))
         expansion = 4 if spec.block == "bottleneck" else 1
         self.channels = spec.planes[len(wanted) - 1] * expansion
+        self._finer = 0
+        if finer:
+            self._finer = wanted.index(finer) + 1
+            self.finer_channels = 2 * spec.planes[self._finer - 1] * expansion
+            steps = zip(spec.stride(layer), spec.stride(finer), strict=True)
+            self._ratio = tuple(coarse // fine for coarse, fine in steps)
 
     def _features(self, image: Tensor) -> Tensor:
-        features: Tensor = self.layers(self.stem(image))
-        return features
+        features: Tensor = self.layers[: self._finer](self.stem(image))
+        if not self._finer:
+            whole: Tensor = self.layers(features)
+            return whole
+        return torch.cat([self.layers[self._finer :](features), *self._onto_lattice(features)], dim=1)
+
+    def _onto_lattice(self, finer: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and greatest of a finer layer's features around each place of the lattice, on which they centre.
+
+        In float32: on the CPU, PyTorch averages nothing in bfloat16.
+        """
+        around = tuple(2 * (ratio // 2) + 1 for ratio in self._ratio)
+        padding = tuple(ratio // 2 for ratio in self._ratio)
+        finer, dtype = finer.float(), finer.dtype
+        mean = functional.avg_pool3d(finer, around, self._ratio, padding, count_include_pad=False)
+        return mean.to(dtype), functional.max_pool3d(finer, around, self._ratio, padding).to(dtype)
 
 
 class SwinFeatures(FeatureNetwork):
@@ -126,7 +149,9 @@ def load_network(bundle: Bundle) -> FeatureNetwork:
     if isinstance(spec, ResNetSpec):
         _fold(network)
         _sum_input_channels(network)
-        features = ResNetFeatures(network, spec, bundle.pooling.layer)
+        features = ResNetFeatures(network, spec, bundle.pooling.layer, bundle.pooling.finer)
+    elif bundle.pooling.finer:
+        raise ConfigError([f"bundle {bundle.name}: `pooling.finer` is for residual networks"])
     else:
         features = SwinFeatures(network, spec, bundle.pooling.layer)
     return features.eval()

@@ -93,7 +93,7 @@ class FolderSource:
         """Embed every labelled series; see `indexer.evaluate.collection.Source`."""
         if unknown := set(plan.baselines) - set(BASELINES):
             raise ConfigError([f"expected baselines of {', '.join(BASELINES)}, got {', '.join(sorted(unknown))}"])
-        subjects, paths = _subjects(self._folder)
+        subjects, paths = subjects_below(self._folder)
         wanted, unmatched = match(table.rows, subjects)
         if not wanted:
             raise ConfigError(["none of the labelled series or studies is in the folder"])
@@ -304,11 +304,11 @@ class _Assembly:
 
 def folder_names(folder: Path) -> dict[str, str]:
     """Folder name of each series below a folder to its Series Instance UID; those without one are left out."""
-    subjects, _ = _subjects(folder)
+    subjects, _ = subjects_below(folder)
     return {one.name: one.series_instance_uid for one in subjects if one.series_instance_uid}
 
 
-def _subjects(folder: Path) -> tuple[list[Subject], list[list[Path]]]:
+def subjects_below(folder: Path) -> tuple[list[Subject], list[list[Path]]]:
     """Read one header of each series folder: who they are, and their files."""
     subjects: list[Subject] = []
     paths: list[list[Path]] = []

@@ -283,11 +283,39 @@ def fit(
     folders: Annotated[list[Path], typer.Argument(help="Folders that hold one folder a series.")],
     out: Annotated[Path, typer.Option(help="Projection file to write (.npz).")],
     bundle: BundleName = None,
+    findings: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Fit instead how a compartment (LUNGS, ORGANS, BRAIN, BONES, INNER) is embedded, on findings "
+            "inserted into these series; may be given several times.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Fit a bundle's projection (feature statistics and directions) to a reference archive; no labels needed."""
+    from node.cli.quality import compartments_named, fit_findings
     from node.cli.quality import fit as run
 
-    run(settings_from(None, bundle=bundle), folders, out)
+    settings = settings_from(None, bundle=bundle)
+    if findings:
+        fit_findings(settings, folders, compartments_named(findings), out)
+        return
+    run(settings, folders, out)
+
+
+@app.command()
+def sensitivity(
+    folder: Annotated[Path, typer.Argument(help="Folder that holds one folder a series.")],
+    compartment: Annotated[str, typer.Option(help="LUNGS, ORGANS, BRAIN, BONES (CT) or INNER (MR).")] = "LUNGS",
+    all_sizes: Annotated[bool, typer.Option(help="Ask with smaller findings, too.")] = False,
+    bundle: BundleName = None,
+    json: AsJson = False,
+) -> None:
+    """Measure how well slabs with an inserted (synthetic) finding find the same finding in other patients."""
+    from node.cli.quality import compartments_named, findings
+
+    (kind,) = compartments_named([compartment])
+    findings(settings_from(None, bundle=bundle), folder, kind, all_sizes=all_sizes, as_json=json)
 
 
 @app.command()

@@ -1,7 +1,7 @@
 """`pacsimile evaluate`, `fit`: what decides how good the answers are."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
@@ -11,11 +11,18 @@ from rich.progress import Progress
 from config.errors import ConfigError
 from config.model import Settings
 from indexer.bundle import read_bundle
+from indexer.compartments import OF_MODALITY, Kind
+from indexer.encoder import MonaiEncoder
 from indexer.evaluate import BASELINES, CatalogSource, FolderSource, Plan, Source
 from indexer.evaluate import evaluate as measure
 from indexer.evaluate.labels import read_labels
+from indexer.evaluate.sensitivity import sensitivity, specimens_below
 from indexer.fit import fit as fit_projection
 from indexer.fit import volumes_below
+from indexer.region_fit import fit_region
+from indexer.regions import Region
+from indexer.regions import save as save_regions
+from indexer.specimens import Role, Specimen
 from indexer.volume import Volume
 from node import logs
 from node.cli.archive import existing_catalog
@@ -80,6 +87,70 @@ def _folder(settings: Settings, data: Path, bar: Progress) -> FolderSource:
         read_bundle(settings.bundle),
         device=indexing.device,
         threads=indexing.threads,
+        on_progress=lambda done, total: bar.update(task, completed=done, total=total),
+    )
+
+
+def compartments_named(names: Sequence[str]) -> list[Kind]:
+    """Compartments by their names.
+
+    Raises
+    ------
+    ConfigError
+        One is unknown.
+    """
+    known = {kind: kind for kinds in OF_MODALITY.values() for kind in kinds}
+    if unknown := [name for name in names if name.upper() not in known]:
+        raise ConfigError([f"expected compartments of {', '.join(known)}, got {', '.join(unknown)}"])
+    return [kind for kind in known if kind in {name.upper() for name in names}]
+
+
+def findings(settings: Settings, folder: Path, kind: Kind, *, all_sizes: bool, as_json: bool) -> None:
+    """Measure sensitivity to inserted findings of one compartment."""
+    logs.configure_for_command(settings.log)
+    with progress_bar() as bar:
+        seen = _specimens(settings, folder, kind, ("training", "testing"), bar, all_sizes=all_sizes)
+        found = sensitivity(kind, seen)
+    if as_json:
+        print_json(found.to_json())
+        return
+    console.print(found.table(), soft_wrap=False)
+    if found.on_finding is not None:
+        console.print(f"The most telling place lies on the finding in {found.on_finding:.0%} of right first hits.")
+    for finding, size_mm in found.smallest_mm.items():
+        found_from = "at no size" if size_mm is None else f"from {size_mm:g} mm"
+        console.print(f"{finding}: P@1 of at least 0.8 {found_from}")
+
+
+def fit_findings(settings: Settings, folders: list[Path], kinds: list[Kind], out: Path) -> None:
+    """Fit how compartments are embedded, and write it."""
+    logs.configure_for_command(settings.log)
+    regions: dict[Kind, Region] = {}
+    with progress_bar() as bar:
+        for kind in kinds:
+            made = (_specimens(settings, folder, kind, ("training",), bar) for folder in folders)
+            examples = [one.example for one in chain.from_iterable(made)]
+            if not examples:
+                raise ConfigError([f"no series shows enough of {kind}"])
+            regions[kind] = fit_region(examples)
+    save_regions(out, regions)
+    console.print(f"{out}: fitted {', '.join(kinds)}")
+
+
+def _specimens(
+    settings: Settings, folder: Path, kind: Kind, roles: Sequence[Role], bar: Progress, *, all_sizes: bool = False
+) -> Iterator[Specimen]:
+    bundle = read_bundle(settings.bundle)
+    encoder = MonaiEncoder(
+        bundle.model_copy(update={"regions": None}), settings.indexing.device, settings.indexing.threads
+    )
+    task = bar.add_task(f"inserting findings: {kind}", total=None)
+    return specimens_below(
+        folder,
+        encoder,
+        kind,
+        roles,
+        all_sizes=all_sizes,
         on_progress=lambda done, total: bar.update(task, completed=done, total=total),
     )
 

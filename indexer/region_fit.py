@@ -1,0 +1,138 @@
+"""Fitting a compartment's embedding: what varies ordinarily, and what tells findings apart."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from indexer.regions import PLAIN_DIM, Region, Rows, pool_scores
+
+COMMON_DIRECTIONS = 96
+"""In which clean cells vary most; the others are left as they are."""
+_FLOOR = 0.1
+"""Of the mean variance of a feature: no direction is blown up beyond it."""
+_CELL_RIDGE, _SLAB_RIDGE = 1.0, 0.1
+"""Shares of the mean variance of a feature that are added to every one."""
+_SHOWS = 0.15
+"""Share of a finding in a cell from which on the cell shows it."""
+_FREE = 0.01
+_THINNED = 5
+"""Of the healthy cells beside a finding one in so many teaches: clean slabs teach them all."""
+_CLEAN_WEIGHT = 5.0
+_NO_FINDING = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Example:
+    """One slab of one patient.
+
+    Attributes
+    ----------
+    features, shares : (n, F) and (n,) float32
+        Cells of the compartment, and how much of it is in each.
+    label : str
+        Of the slab, as a gallery names it; empty: several findings at once, which teach cells only.
+    findings : dict of str to (n,) float32
+        Name to the share of each inserted finding in the cells; empty: as scanned.
+    """
+
+    patient: str
+    features: Rows
+    shares: Rows
+    label: str
+    findings: dict[str, Rows]
+
+
+def fit_region(examples: Sequence[Example]) -> Region:
+    """Fit a compartment's embedding.
+
+    Parameters
+    ----------
+    examples : sequence of Example
+        Clean slabs, and slabs with inserted findings; without any of these the trained part stays empty.
+    """
+    clean = [one for one in examples if not one.findings]
+    cells = np.concatenate([one.features for one in clean])
+    mean, scale = cells.mean(axis=0), cells.std(axis=0) + 1e-6
+    empty = np.zeros((len(mean), 0), np.float32), *(np.zeros(0, np.float32),) * 3, np.zeros((0, 0), np.float32)
+    common, damping = _ordinary(np.clip((cells - mean) / scale, -5.0, 5.0))
+    plain = Region(mean, scale, common, damping, np.zeros(PLAIN_DIM, np.float32), *empty)
+    centre = np.mean([plain.plain(plain.standard(one.features), one.shares) for one in clean], axis=0)
+    parts = (mean, scale, common, damping, centre.astype(np.float32))
+    names = sorted({name for one in examples for name in one.findings})
+    if not names:
+        return Region(*parts, *empty)
+    return Region(*parts, *_trained(plain, examples, names))
+
+
+def _ordinary(standard: Rows) -> tuple[Rows, Rows]:
+    """Directions in which clean cells vary most, and what evens them out with the rest."""
+    variances, directions = np.linalg.eigh(np.cov(standard.T.astype(np.float64)))
+    floor = _FLOOR * variances.mean()
+    kept = slice(-min(COMMON_DIRECTIONS, len(variances)), None)
+    rest = variances[:-COMMON_DIRECTIONS].mean() if len(variances) > COMMON_DIRECTIONS else 0.0
+    damping = np.sqrt((rest + floor) / (variances[kept].clip(0) + floor))
+    return directions[:, kept].astype(np.float32), damping.astype(np.float32)
+
+
+def _trained(plain: Region, examples: Sequence[Example], names: Sequence[str]) -> tuple[Rows, ...]:
+    """Cells' scores, and directions of the pooled scores of slabs that the cells' scores were not fitted to."""
+    cells, offset = _cell_scores(plain, examples, names)
+    slabs = [one for one in examples if one.label]
+    patients = sorted({one.patient for one in slabs})
+    pooled: dict[int, Rows] = {}
+    for patient in patients:
+        others = [one for one in examples if one.patient != patient]
+        away = _cell_scores(plain, others, names) if len(patients) > 1 else (cells, offset)
+        for number, one in enumerate(slabs):
+            if one.patient == patient:
+                pooled[number] = pool_scores(plain.standard(one.features) @ away[0] + away[1], one.shares)
+    rows = np.stack([pooled[number] for number in range(len(slabs))])
+    mean, scale = rows.mean(axis=0), rows.std(axis=0) + 1e-6
+    labels = sorted({one.label for one in slabs})
+    codes = np.array([labels.index(one.label) for one in slabs])
+    weights = 1.0 / np.bincount(codes)[codes]
+    trained, _ = _ridge((rows - mean) / scale, np.eye(len(labels))[codes], weights, _SLAB_RIDGE)
+    return cells, offset, mean, scale, trained
+
+
+def _cell_scores(plain: Region, examples: Sequence[Example], names: Sequence[str]) -> tuple[Rows, Rows]:
+    """Regress which finding a cell shows on its features: (F, K) and (K,)."""
+    rows, codes = [], []
+    for one in examples:
+        seen, code = _taught(one, names)
+        rows.append(plain.standard(one.features[seen]))
+        codes.append(code[seen])
+    code = np.concatenate(codes)
+    counts = np.bincount(code, minlength=len(names) + 1)
+    weights = np.where(code == _NO_FINDING, _CLEAN_WEIGHT, 1.0) / counts[code]
+    targets = np.eye(len(names) + 1)[code][:, 1:]
+    return _ridge(np.concatenate(rows), targets, weights, _CELL_RIDGE)
+
+
+def _taught(one: Example, names: Sequence[str]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Which cells of a slab teach, and which finding each of its cells shows (0 is none)."""
+    count = len(one.features)
+    if not one.findings:
+        return np.arange(count), np.zeros(count, np.intp)
+    shares = np.stack([one.findings.get(name, np.zeros(count, np.float32)) for name in names])
+    enough = np.minimum(_SHOWS, 0.7 * shares.max(axis=1))  # a small one fills no cell
+    shown = shares > np.maximum(enough, 1e-6)[:, None]
+    code = np.where(shown.any(axis=0), 1 + np.where(shown, shares, 0).argmax(axis=0), _NO_FINDING)
+    free = (shares.sum(axis=0) < _FREE) & (np.arange(count) % _THINNED == 0)
+    return np.flatnonzero((code != _NO_FINDING) | free), code
+
+
+def _ridge(
+    rows: NDArray[np.float32], targets: NDArray[np.float64], weights: NDArray[np.float64], strength: float
+) -> tuple[Rows, Rows]:
+    """Regress targets (n, T) on rows (n, F), weighted: matrix (F, T) and offset (T,)."""
+    weights = weights / weights.sum()
+    row_mean, target_mean = weights @ rows, weights @ targets
+    root = np.sqrt(weights)[:, None]
+    centred = ((rows - row_mean) * root).astype(np.float32)
+    square = (centred.T @ centred).astype(np.float64)
+    square[np.diag_indices_from(square)] += strength * np.trace(square) / len(square)
+    matrix = np.linalg.solve(square, centred.T @ ((targets - target_mean) * root))
+    return matrix.astype(np.float32), (target_mean - row_mean @ matrix).astype(np.float32)

@@ -1,0 +1,171 @@
+"""Embeddings of compartments: from the cells of the same feature map, weighted by how unusual they are."""
+
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+from numpy.typing import NDArray
+
+from config.errors import ConfigError
+from indexer.bundle import EMBEDDING_DIM
+from indexer.compartments import OF_MODALITY, Kind
+from indexer.projection import orthonormal
+
+Rows = NDArray[np.float32]
+PLAIN_DIM = 192
+"""Dimensions of the part that no label had a say in; the trained part has what is left of the embedding."""
+LEAST_SHARE = 0.02
+"""Of the compartment in a cell's surroundings: cells with less are not looked at."""
+LEAST_CELLS = 3.0
+"""Sum of shares below which a chunk shows too little of a compartment."""
+TRAINED_WEIGHT = 0.8
+"""Of the cosine, where there is a trained part."""
+_CLIP = 5.0
+_UNUSUAL = 12
+"""Power of a cell's distance from the usual that it counts by: a focal finding must not drown in healthy cells."""
+_GREATEST = (1, 3, 8, 20)
+"""Each finding's greatest scores are averaged over so many cells: how much of the compartment it takes."""
+_SEED = 7
+_FULL_SHARE_PERCENTILE = 90
+_KINDS = frozenset(kind for kinds in OF_MODALITY.values() for kind in kinds)
+
+
+@dataclass(frozen=True, eq=False)
+class Region:
+    """What the cells of one compartment are embedded with; F features, K findings.
+
+    Attributes
+    ----------
+    mean, scale : (F,) float32
+        Of each feature over cells of reference slabs.
+    common, damping : (F, P) and (P,) float32
+        Directions in which such cells ordinarily vary, and what is left of each.
+    centre : (192,) float32
+        Of the plain part over reference slabs.
+    cells, offset : (F, K) and (K,) float32
+        Score of each finding in a cell; K may be 0.
+    score_mean, score_scale : (5 K,) float32
+        Of the pooled scores over training slabs.
+    trained : (5 K, T) float32
+    """
+
+    mean: Rows
+    scale: Rows
+    common: Rows
+    damping: Rows
+    centre: Rows
+    cells: Rows
+    offset: Rows
+    score_mean: Rows
+    score_scale: Rows
+    trained: Rows
+
+    def __call__(self, features: Rows, shares: Rows) -> Rows:
+        """Embed a compartment of one chunk as a unit vector (256,).
+
+        Parameters
+        ----------
+        features : (n, F) float32
+            Of its cells.
+        shares : (n,) float32
+            Of the compartment in each of them.
+        """
+        standard = self.standard(features)
+        plain = _unit(self.plain(standard, shares) - self.centre)
+        if not self.trained.size:
+            return np.pad(plain, (0, EMBEDDING_DIM - PLAIN_DIM))
+        trained = _unit(self.told(standard, shares))
+        joined = np.sqrt(1 - TRAINED_WEIGHT) * plain, np.sqrt(TRAINED_WEIGHT) * trained
+        rest = EMBEDDING_DIM - PLAIN_DIM - len(trained)
+        return _unit(np.pad(np.concatenate(joined), (0, rest)).astype(np.float32))
+
+    def standard(self, features: Rows) -> Rows:
+        """Standardise features (n, F)."""
+        return np.asarray(np.clip((features - self.mean) / self.scale, -_CLIP, _CLIP), dtype=np.float32)
+
+    def plain(self, standard: Rows, shares: Rows) -> Rows:
+        """Pool what is unusual in standardised cells, without any label: (192,)."""
+        unusual = standard - (standard @ self.common * (1 - self.damping)) @ self.common.T
+        distance = np.linalg.norm(unusual, axis=1)
+        weights = shares * (distance / max(float(distance.max()), 1e-12)) ** _UNUSUAL
+        pooled = (weights / max(float(weights.sum()), 1e-12)) @ unusual
+        return np.asarray(pooled @ _drawn(unusual.shape[1]), dtype=np.float32)
+
+    def scores(self, standard: Rows) -> Rows:
+        """How much each standardised cell (n, F) looks like each finding: (n, K)."""
+        return np.asarray(standard @ self.cells + self.offset, dtype=np.float32)
+
+    def told(self, standard: Rows, shares: Rows) -> Rows:
+        """Directions that tell findings apart, from the pooled scores of a chunk's cells: (T,)."""
+        pooled = pool_scores(self.scores(standard), shares)
+        return np.asarray((pooled - self.score_mean) / self.score_scale @ self.trained, dtype=np.float32)
+
+
+def pool_scores(scores: Rows, shares: Rows) -> Rows:
+    """Pool the scores of cells (n, K): their mean and the means of the greatest few, (5 K,)."""
+    full = max(float(np.percentile(shares, _FULL_SHARE_PERCENTILE)), 1e-6)
+    positive = np.maximum(scores, 0.0)
+    greatest = np.sort(positive * np.minimum(shares / full, 1.0)[:, None], axis=0)[::-1]
+    means = [positive.T @ shares / max(float(shares.sum()), 1e-6), *(greatest[:k].mean(axis=0) for k in _GREATEST)]
+    return np.asarray(np.concatenate(means), dtype=np.float32)
+
+
+def save(path: Path, regions: Mapping[Kind, Region]) -> None:
+    """Write what every kind is embedded with to one file, matrices as float16."""
+    arrays: dict[str, NDArray[np.generic]] = {}
+    for kind, one in sorted(regions.items()):
+        for part in fields(Region):
+            values = getattr(one, part.name)
+            arrays[f"{kind}.{part.name}"] = values.astype(np.float16 if values.ndim == 2 else np.float32)
+    unfinished = path.with_name(f"{path.name}.part")
+    with unfinished.open("wb") as file:  # numpy would append a suffix to a path that has none
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # its stub takes them for `allow_pickle`
+    unfinished.replace(path)
+
+
+def load(path: Path, features: int) -> dict[str, Region]:
+    """Read what `save` wrote: kind to region.
+
+    Raises
+    ------
+    ConfigError
+        The file is missing or damaged, or made for another number of features.
+    """
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            kinds = sorted({name.split(".")[0] for name in arrays})
+            names = [part.name for part in fields(Region)]
+            found = {kind: Region(*(arrays[f"{kind}.{n}"].astype(np.float32) for n in names)) for kind in kinds}
+    except (OSError, KeyError, ValueError, EOFError, BadZipFile, zlib.error) as error:
+        raise ConfigError([f"regions {path}: cannot be read: {error}"]) from error
+    for kind, one in found.items():
+        if kind not in _KINDS:
+            raise ConfigError([f"regions {path}: expected kinds of {', '.join(sorted(_KINDS))}, got {kind}"])
+        _check(path, kind, one, features)
+    return found
+
+
+def _check(path: Path, kind: str, one: Region, features: int) -> None:
+    directions, findings, told = one.common.shape[-1], one.cells.shape[-1], one.trained.shape[-1]
+    pooled = (1 + len(_GREATEST)) * findings
+    expected = [(features,)] * 2 + [(features, directions), (directions,), (PLAIN_DIM,), (features, findings)]
+    expected += [(findings,), (pooled,), (pooled,), (pooled, told)]
+    parts = [getattr(one, part.name) for part in fields(Region)]
+    if [part.shape for part in parts] != expected or told > EMBEDDING_DIM - PLAIN_DIM:
+        raise ConfigError([f"regions {path}: {kind} is not for {features} features: fit it anew"])
+    if not all(np.isfinite(part).all() for part in parts) or one.scale.min() <= 0:
+        raise ConfigError([f"regions {path}: {kind} holds values that are no embedding's"])
+
+
+@lru_cache(maxsize=4)
+def _drawn(features: int) -> Rows:
+    """Directions that the plain part is seen from, drawn from a seed: they are not stored."""
+    return orthonormal(features, PLAIN_DIM, _SEED)
+
+
+def _unit(vector: Rows) -> Rows:
+    return np.asarray(vector / max(float(np.linalg.norm(vector)), 1e-12), dtype=np.float32)

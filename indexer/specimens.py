@@ -1,0 +1,221 @@
+"""Slabs of real volumes, clean and with inserted findings, to fit and to test a compartment's embedding with."""
+
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from indexer.body import Mask
+from indexer.compartments import Kind, around, compartments
+from indexer.encoder import FeatureMap, MonaiEncoder, body_fraction, pool
+from indexer.insertion import CLEAN, TESTING, TRAINING, Finding, NoPlace, Style, insert, of_compartment
+from indexer.insertion.scene import Scanner, scanner_of
+from indexer.insertion.slabs import Slab, slabs_of
+from indexer.region_fit import Example
+from indexer.regions import LEAST_SHARE
+from indexer.resample import PatientGrid, resample
+from indexer.volume import Volume
+
+Role = Literal["clean", "training", "testing"]
+_COMPOSITES, _TOGETHER = 8, 3
+"""Training slabs with several findings at once, and how many: they teach cells at the price of one pass."""
+_BINS = np.linspace(-1024, 1024, 65)
+_SHOWN = 0.3
+"""Share of a finding from which on a voxel belongs to it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Specimen:
+    """One slab, seen by the encoder.
+
+    Attributes
+    ----------
+    slab : str
+        Names the place: the same for a slab's clean and inserted versions.
+    example : Example
+        Cells of the compartment.
+    finding : Finding or None
+        The one inserted; None: as scanned, or several.
+    places : (n, 3) int64
+        Of the example's cells in the feature map.
+    whole : (2 C,) float32
+        Features pooled over the body, as the embedding of the whole is made of.
+    histogram : (64,) float32
+        Of the body's intensities, square roots of shares.
+    """
+
+    role: Role
+    slab: str
+    example: Example
+    finding: Finding | None
+    size_mm: float
+    places: NDArray[np.int64]
+    whole: NDArray[np.float32]
+    histogram: NDArray[np.float32]
+
+    @property
+    def in_gallery(self) -> bool:
+        """Whether others' queries may find it."""
+        shown = self.finding is not None and self.size_mm in self.finding.shown_mm
+        return self.role == "clean" or (self.role == "testing" and shown)
+
+
+def specimens_of(
+    volume: Volume,
+    patient: str,
+    name: str,
+    encoder: MonaiEncoder,
+    kind: Kind,
+    roles: Sequence[Role],
+    *,
+    all_sizes: bool = False,
+) -> Iterator[Specimen]:
+    """Make all specimens of one volume; the same arguments give the same ones.
+
+    Parameters
+    ----------
+    name : str
+        Of the series: together with what is inserted it seeds the drawing.
+    roles : sequence of Role
+        Clean slabs come always.
+    all_sizes : bool
+        Test with every size of a finding, not only those that galleries hold.
+
+    Raises
+    ------
+    Parked
+        The volume is empty or damaged.
+    """
+    grid = resample(volume, encoder.bundle.input.spacing_mm)
+    bench = _Bench(encoder, kind, patient, volume)
+    for number, slab in enumerate(bench.slabs(grid)):
+        place = f"{name}/{number}"
+        clean = bench.look("clean", place, slab, slab.grid, {})
+        if clean is None:
+            continue
+        yield clean
+        for style, role in ((TRAINING, "training"), (TESTING, "testing")):
+            if role in roles:
+                yield from bench.single(style, place, slab, all_sizes=all_sizes and style is TESTING)
+        if "training" in roles:
+            yield from bench.composite(place, slab)
+
+
+class _Bench:
+    """Inserts into one volume and looks at the result."""
+
+    def __init__(self, encoder: MonaiEncoder, kind: Kind, patient: str, volume: Volume) -> None:
+        self._encoder, self._kind, self._patient = encoder, kind, patient
+        spacing = volume.spacing_mm
+        self._slice_mm = (float(spacing[0]), float(spacing[2]), float(spacing[1]))
+        self._findings = [one for one in of_compartment(kind) if one.modality == volume.modality]
+        self._scanner = Scanner(np.zeros(3), 0.0)
+
+    def slabs(self, grid: PatientGrid) -> Iterator[Slab]:
+        body = self._encoder.body_of(grid)
+        self._scanner = scanner_of(grid, body, self._slice_mm)
+        if self._findings:
+            yield from slabs_of(grid, body, compartments(grid, body), self._kind)
+
+    def single(self, style: Style, place: str, slab: Slab, *, all_sizes: bool) -> Iterator[Specimen]:
+        """One finding a slab."""
+        role: Role = "training" if style is TRAINING else "testing"
+        for finding in self._findings:
+            for size in finding.sizes_mm if all_sizes else finding.shown_mm:
+                found = self._inserted(slab, slab.grid, finding, size, style, (role, place, finding.name, size))
+                if found is not None:
+                    shares = {finding.name: found[1]}
+                    seen = self.look(role, place, slab, found[0], shares, finding, size)
+                    if seen is not None:
+                        yield seen
+
+    def composite(self, place: str, slab: Slab) -> Iterator[Specimen]:
+        """Several findings in one slab."""
+        for number in range(_COMPOSITES):
+            rng = np.random.default_rng(_seed("composite", place, number))
+            grid, shares = slab.grid, dict[str, NDArray[np.float32]]()
+            for turn in range(_TOGETHER):
+                # Every second one is of the first kind, the focal one: few cells show it.
+                finding = self._findings[0 if (number + turn) % 2 else int(rng.integers(len(self._findings)))]
+                size = float(rng.uniform(0.6 * finding.shown_mm[0], 1.1 * finding.shown_mm[-1]))
+                seed = ("composite", place, number, turn)
+                found = self._inserted(slab, grid, finding, size, TRAINING, seed)
+                if found is not None:
+                    grid = found[0]
+                    earlier = shares.get(finding.name, np.zeros_like(found[1]))
+                    shares[finding.name] = np.maximum(earlier, found[1])
+            seen = self.look("training", place, slab, grid, shares) if shares else None
+            if seen is not None:
+                yield seen
+
+    def look(
+        self,
+        role: Role,
+        place: str,
+        slab: Slab,
+        grid: PatientGrid,
+        shares: dict[str, NDArray[np.float32]],
+        finding: Finding | None = None,
+        size_mm: float = 0.0,
+    ) -> Specimen | None:
+        """Run the network; None where the changed slab no longer shows the compartment."""
+        seen = self._encoder.map_of(grid)
+        masks = compartments(grid, seen.body)
+        if self._kind not in masks:
+            return None
+        share = self._share(seen, masks[self._kind], slab.span)
+        places = np.argwhere(share > LEAST_SHARE)
+        at = (places[:, 0], places[:, 1], places[:, 2])
+        cells = np.moveaxis(_cells(seen), 0, -1)[at]
+        inserted = {name: self._share(seen, one > _SHOWN, slab.span)[at] for name, one in shares.items()}
+        label = finding.label(size_mm) if finding else ("" if shares else CLEAN)
+        return Specimen(
+            role=role,
+            slab=place,
+            example=Example(self._patient, cells, share[at], label, inserted),
+            finding=finding,
+            size_mm=size_mm,
+            places=places,
+            whole=pool(seen.features, self._share(seen, seen.body, slab.span)),
+            histogram=_histogram(grid.voxels[slab.span][seen.body[slab.span]]),
+        )
+
+    def _share(self, seen: FeatureMap, mask: Mask, span: slice) -> NDArray[np.float32]:
+        within = np.zeros_like(mask)
+        within[span] = mask[span]
+        cut = np.ascontiguousarray(within[around(seen.body)])
+        return body_fraction(cut, self._encoder.lattice, tuple(seen.features.shape[1:]))
+
+    def _inserted(
+        self,
+        slab: Slab,
+        grid: PatientGrid,
+        finding: Finding,
+        size_mm: float,
+        style: Style,
+        seed: tuple[object, ...],
+    ) -> tuple[PatientGrid, NDArray[np.float32]] | None:
+        try:
+            found = insert(
+                grid, slab.body, slab.place, slab.span, finding, size_mm, style, self._scanner, (_seed(*seed),)
+            )
+        except NoPlace:
+            return None
+        return found.grid, found.share
+
+
+def _cells(seen: FeatureMap) -> NDArray[np.float32]:
+    """Features of both layers of every cell: (C + F, z, x, y)."""
+    return np.concatenate([seen.features.numpy(), seen.finer.numpy()])
+
+
+def _seed(*parts: object) -> int:
+    return zlib.crc32("/".join(map(str, parts)).encode())
+
+
+def _histogram(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    counts, _ = np.histogram(values, bins=_BINS)
+    return np.asarray(np.sqrt(counts / max(counts.sum(), 1)), dtype=np.float32)

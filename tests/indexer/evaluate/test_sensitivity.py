@@ -1,0 +1,96 @@
+"""Sensitivity to findings, on specimens made by hand: who is asked, who may answer, what is counted."""
+
+import numpy as np
+import pytest
+
+from config.errors import ConfigError
+from indexer.evaluate.sensitivity import CHANCE, PLAIN, SYNTHETIC, TRAINED, WHOLE, sensitivity
+from indexer.insertion import CLEAN
+from indexer.insertion.findings import EFFUSION, NODULE, Finding
+from indexer.region_fit import Example
+from indexer.specimens import Role, Specimen
+
+FEATURES, CELLS = 24, 40
+_LOOKS = {one: 7 * np.eye(FEATURES)[n] for n, one in enumerate((EFFUSION, NODULE))}
+
+
+def specimen(patient: int, role: Role, finding: Finding | None, size_mm: float, telling: bool = True) -> Specimen:
+    rng = np.random.default_rng([patient, len(role), int(size_mm), 0 if finding is None else len(finding.name)])
+    features = rng.standard_normal((CELLS, FEATURES)).astype(np.float32)
+    shown = np.zeros(CELLS, np.float32)
+    if finding is not None:
+        shown[: int(size_mm // 5)] = 1.0
+        if telling:
+            features[: int(size_mm // 5)] += _LOOKS[finding]
+    label = finding.label(size_mm) if finding else CLEAN
+    return Specimen(
+        role=role,
+        slab=f"{patient}/0",
+        example=Example(
+            str(patient), features, np.ones(CELLS, np.float32), label, {finding.name: shown} if finding else {}
+        ),
+        finding=finding,
+        size_mm=size_mm,
+        places=np.zeros((CELLS, 3), np.int64),
+        whole=rng.standard_normal(8).astype(np.float32),
+        histogram=np.ones(4, np.float32) / 2,
+    )
+
+
+def specimens(patients: int = 5, telling: bool = True) -> list[Specimen]:
+    made = []
+    for patient in range(patients):
+        made.append(specimen(patient, "clean", None, 0))
+        for role in ("training", "testing"):
+            made += [specimen(patient, role, EFFUSION, 35, telling), specimen(patient, role, NODULE, 35, telling)]
+        made.append(specimen(patient, "testing", EFFUSION, 20, telling))
+    return made
+
+
+def test_findings_that_can_be_told_are_found_and_placed() -> None:
+    found = sensitivity("LUNGS", specimens())
+
+    assert (found.patients, found.slabs) == (5, 5)
+    effusion = next(one for one in found.labels if one.label == EFFUSION.name)
+    assert (effusion.queries, effusion.relevant, effusion.any_size) == (5, 4, False)
+    assert effusion.first[TRAINED] == effusion.first[PLAIN] == 1
+    assert effusion.five[TRAINED] == pytest.approx(4 / 5)
+    assert found.on_finding == 1
+    assert found.smallest_mm[EFFUSION.name] == 20
+
+
+def test_chance_is_the_share_of_relevant_slabs_of_other_patients() -> None:
+    found = sensitivity("LUNGS", specimens(telling=False))
+
+    assert found.gallery == 12  # clean, effusion and nodule of four other patients
+    assert found.first[CHANCE] == pytest.approx(4 / 12)
+    assert found.first[WHOLE] < 0.8
+
+
+def test_other_sizes_ask_but_never_answer() -> None:
+    found = sensitivity("LUNGS", specimens())
+    small = next(one for one in found.labels if one.any_size)
+
+    assert small.label == "pleural effusion 20 mm"
+    assert small.relevant == 4
+
+
+def test_a_patient_is_never_in_the_own_gallery_nor_in_the_own_fit() -> None:
+    """One patient alone has a finding: nobody can find it, though the own fit would know it."""
+    made = [one for one in specimens() if one.finding is not EFFUSION or one.example.patient == "0"]
+    found = sensitivity("LUNGS", [one for one in made if not (one.finding is EFFUSION and one.role == "testing")])
+
+    assert all(one.label != EFFUSION.name for one in found.labels)
+    assert found.gallery == pytest.approx(8)
+
+
+def test_it_says_that_findings_are_synthetic() -> None:
+    found = sensitivity("LUNGS", specimens())
+
+    assert found.to_json()["note"] == SYNTHETIC == found.table().caption
+    assert found.table().rows[-1][0] == "all"
+
+
+def test_two_patients_are_too_few() -> None:
+    with pytest.raises(ConfigError, match="expected at least 3"):
+        sensitivity("LUNGS", specimens(2))

@@ -1,0 +1,116 @@
+"""Compartments of bodies made of simple solids, on a grid of 3 x 1.5 x 1.5 mm."""
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from indexer.body import body_mask
+from indexer.compartments import BONES, BRAIN, INNER, LUNGS, ORGANS, compartments
+from indexer.resample import PatientGrid
+
+SHAPE = (24, 160, 120)
+Mask = NDArray[np.bool_]
+
+
+def grid_of(voxels: NDArray[np.float32], modality: str = "CT") -> PatientGrid:
+    spacing = np.array([3.0, 1.5, 1.5])
+    return PatientGrid(voxels, np.ones(voxels.shape, bool), np.zeros(3), spacing, modality)
+
+
+def disc(x: float, y: float, across: float, deep: float) -> Mask:
+    """An upright cylinder around a place in the slice, semi-axes in voxels."""
+    xs, ys = np.indices(SHAPE[1:])
+    plane = ((xs - x) / across) ** 2 + ((ys - y) / deep) ** 2 <= 1
+    return np.broadcast_to(plane, SHAPE)
+
+
+def thorax(seed: int = 0) -> tuple[NDArray[np.float32], Mask, Mask]:
+    """A chest with two lungs: voxels, the right lung, the left one."""
+    noise = np.random.default_rng(seed).normal(0, 15, SHAPE).astype(np.float32)
+    voxels = np.where(disc(80, 60, 72, 52), np.float32(40), np.float32(-1000)) + noise
+    right, left = disc(112, 60, 24, 36), disc(48, 60, 24, 36)
+    return np.where(right | left, -830 + noise, voxels), right, left
+
+
+def found(voxels: NDArray[np.float32], modality: str = "CT") -> dict[str, Mask]:
+    grid = grid_of(voxels, modality)
+    return dict(compartments(grid, body_mask(grid)))
+
+
+def covered(part: Mask, mask: Mask) -> float:
+    return float((part & mask).sum() / part.sum())
+
+
+def test_both_lungs_are_found_and_little_else() -> None:
+    voxels, right, left = thorax()
+
+    lungs = found(voxels)[LUNGS]
+
+    assert covered(right | left, lungs) > 0.85
+    assert covered(lungs, right | left) > 0.85
+
+
+@pytest.mark.parametrize("density", [15.0, 45.0], ids=["fluid", "consolidation"])
+def test_what_fills_half_a_lung_stays_in_the_cavity(density: float) -> None:
+    voxels, right, _ = thorax()
+    filled = right & (np.indices(SHAPE)[2] < 60)
+    voxels[filled] = density
+
+    assert covered(filled, found(voxels)[LUNGS]) > 0.8
+
+
+def test_air_beside_a_collapsed_lung_stays_in_the_cavity() -> None:
+    voxels, right, _ = thorax()
+    free = right & (np.indices(SHAPE)[2] > 75)
+    voxels[free] = -995
+
+    assert covered(free, found(voxels)[LUNGS]) > 0.8
+
+
+def test_gas_is_no_lung() -> None:
+    voxels, right, left = thorax()
+    voxels[right | left] = -1000
+
+    assert LUNGS not in found(voxels)
+
+
+def test_the_brain_is_what_the_skull_encloses() -> None:
+    voxels = np.full(SHAPE, -1000, np.float32)
+    voxels[disc(80, 60, 58, 55)] = 40
+    voxels[disc(80, 60, 52, 49)] = 900
+    inside = disc(80, 60, 46, 43)
+    voxels[inside] = 35
+    bleeding = disc(80, 60, 10, 10)
+    voxels[bleeding] = 68
+
+    masks = found(voxels)
+
+    assert covered(inside, masks[BRAIN]) > 0.85
+    assert covered(masks[BRAIN], inside) > 0.95
+    assert covered(bleeding, masks[BRAIN]) == 1
+    assert covered(inside, masks[BONES]) < 0.2
+
+
+def test_a_lesion_stays_in_its_organ() -> None:
+    voxels = np.full(SHAPE, -1000, np.float32)
+    voxels[disc(80, 60, 72, 52)] = -100
+    liver, lesion = disc(105, 60, 35, 40), disc(105, 60, 9, 9)
+    voxels[liver] = 100
+    voxels[lesion] = 5
+
+    masks = found(voxels)
+
+    assert covered(liver, masks[ORGANS]) > 0.9
+    assert covered(lesion, masks[ORGANS]) == 1
+    assert BRAIN not in masks
+
+
+def test_mr_knows_depth_alone() -> None:
+    voxels = np.where(disc(80, 60, 72, 52), np.float32(300), np.float32(0))
+    voxels += np.random.default_rng(0).normal(0, 5, SHAPE).astype(np.float32)
+
+    masks = found(voxels, "MR")
+
+    assert set(masks) == {INNER}
+    assert not masks[INNER][:, 80, :15].any()
+    assert masks[INNER][:, 80, 60].all()

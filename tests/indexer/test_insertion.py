@@ -1,0 +1,135 @@
+"""Findings inserted into a simple chest: where they lie, how dense they are, and that nothing else changes."""
+
+from dataclasses import fields
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from indexer.body import body_mask
+from indexer.compartments import LUNGS, compartments
+from indexer.insertion import TESTING, TRAINING, Inserted, NoPlace, Style, findings, insert
+from indexer.insertion.findings import ALL, Finding, of_compartment
+from indexer.insertion.scene import scanner_of
+from indexer.insertion.slabs import slabs_of
+from indexer.resample import PatientGrid
+
+SHAPE = (38, 130, 96)
+
+
+def chest(noise_hu: float = 12.0) -> PatientGrid:
+    z, x, y = np.indices(SHAPE)
+    body = ((x - 65) / 62) ** 2 + ((y - 48) / 44) ** 2 <= 1
+    lungs = (((np.abs(x - 65) - 28) / 22) ** 2 + ((y - 48) / 32) ** 2 <= 1) & (z >= 0)
+    voxels = np.where(lungs, -840.0, np.where(body, 45.0, -1000.0))
+    voxels += np.random.default_rng(1).normal(0, noise_hu, SHAPE)
+    return PatientGrid(
+        voxels.astype(np.float32), np.ones(SHAPE, bool), np.zeros(3), np.array([3.0, 1.5, 1.5]), "CT"
+    )
+
+
+def inserted(
+    finding: Finding, size_mm: float, style: Style = TESTING, seed: int = 3
+) -> tuple[PatientGrid, Inserted]:
+    grid = chest()
+    body = body_mask(grid)
+    place = compartments(grid, body)[LUNGS]
+    scanner = scanner_of(grid, body, (3.0, 0.8, 0.8))
+    return grid, insert(grid, body, place, slice(3, 35), finding, size_mm, style, scanner, (seed,))
+
+
+@pytest.mark.parametrize("style", [TRAINING, TESTING], ids=lambda style: style.name)
+@pytest.mark.parametrize("finding", of_compartment(LUNGS), ids=lambda finding: finding.name)
+def test_a_finding_has_its_density_and_changes_nothing_else(finding: Finding, style: Style) -> None:
+    clean, made = inserted(finding, finding.shown_mm[-1], style)
+    core, outside = made.share > 0.9, made.share < 1e-3
+    if finding is findings.GROUND_GLASS:
+        core = made.share > 0.2
+
+    expected = {
+        findings.NODULE: (0, 80),
+        findings.CONSOLIDATION: (0, 80),
+        findings.GROUND_GLASS: (-700, -400),
+        findings.EFFUSION: (-15, 45),
+        findings.PNEUMOTHORAX: (-1010, -950),
+        findings.BULLAE: (-1010, -940),
+    }
+    low, high = expected[finding]
+    assert core.sum() > 50
+    assert low < np.median(made.grid.voxels[core]) < high
+    assert np.abs(made.grid.voxels - clean.voxels)[outside].max() < 2.0
+
+
+def test_the_same_seed_draws_the_same_and_another_another() -> None:
+    _, one = inserted(findings.NODULE, 20)
+    _, again = inserted(findings.NODULE, 20)
+    _, other = inserted(findings.NODULE, 20, seed=4)
+
+    assert np.array_equal(one.grid.voxels, again.grid.voxels)
+    assert not np.array_equal(one.grid.voxels, other.grid.voxels)
+
+
+def test_a_larger_size_is_larger() -> None:
+    volumes = [inserted(findings.NODULE, size)[1].share.sum() * 6.75 / 1000 for size in (12, 35)]
+
+    assert volumes == sorted(volumes)
+    assert 10 < volumes[1] < 45  # a ball of 35 mm holds 22 mL
+
+
+def test_a_finding_is_as_noisy_as_the_scan() -> None:
+    """Differences between neighbours in a lesion are those of the tissue around."""
+
+    def roughness(voxels: NDArray[np.float32], where: NDArray[np.bool_]) -> float:
+        both = where[:, 1:] & where[:, :-1]
+        return float(np.diff(voxels, axis=1)[both].std())
+
+    voxels = np.random.default_rng(2).normal(60, 12, (24, 80, 80)).astype(np.float32)
+    inside = np.ones(voxels.shape, bool)
+    grid = PatientGrid(voxels, inside, np.zeros(3), np.array([3.0, 1.5, 1.5]), "CT")
+    scanner = scanner_of(grid, inside, (3.0, 0.8, 0.8))
+    made = insert(grid, inside, inside, slice(0, 24), findings.HYPODENSE, 35, TRAINING, scanner, (1,))
+
+    assert scanner.noise == pytest.approx(12, rel=0.35)
+    assert 0.4 < roughness(made.grid.voxels, made.share > 0.999) / roughness(voxels, made.share == 0) < 1.6
+
+
+def test_no_place_says_so() -> None:
+    grid = chest()
+    body = body_mask(grid)
+    nowhere = np.zeros(SHAPE, bool)
+    with pytest.raises(NoPlace, match="less than 100 mL of lung"):
+        insert(
+            grid, body, nowhere, slice(3, 35), findings.NODULE, 20, TESTING, scanner_of(grid, body, (3, 1, 1)), (1,)
+        )
+
+
+def test_training_and_testing_share_no_setting() -> None:
+    for one in fields(Style):
+        first, second = getattr(TRAINING, one.name), getattr(TESTING, one.name)
+        if one.name == "scale":  # sizes are what is asked for; training varies about them
+            continue
+        if isinstance(first, str):
+            assert first != second
+        else:
+            assert first[1] < second[0] or second[1] < first[0], one.name
+
+
+def test_sizes_rise_and_galleries_hold_some_of_them() -> None:
+    for one in ALL:
+        assert list(one.sizes_mm) == sorted(set(one.sizes_mm))
+        assert set(one.shown_mm) <= set(one.sizes_mm)
+    assert findings.NODULE.label(20) == "nodule 20 mm"
+    assert findings.EFFUSION.label(35) == "pleural effusion"
+
+
+def test_slabs_lie_where_the_compartment_is_wide() -> None:
+    grid = chest()
+    body = body_mask(grid)
+    masks = compartments(grid, body)
+    (slab,) = slabs_of(grid, body, masks, LUNGS)
+
+    assert (slab.span.stop - slab.span.start) * 3.0 == pytest.approx(96)
+    assert slab.place.any()
+    corner = slab.grid.origin_lps_mm  # x and y of the grid run against LPS
+    assert corner[0] <= 0
+    assert slab.grid.voxels.shape == slab.body.shape == slab.place.shape

@@ -1,0 +1,104 @@
+"""Compartments' embeddings on cells made by hand: what is fitted, kept in a file, and told apart."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from config.errors import ConfigError
+from indexer.bundle import EMBEDDING_DIM
+from indexer.region_fit import Example, fit_region
+from indexer.regions import PLAIN_DIM, Region, Rows, load, save
+
+FEATURES, CELLS = 40, 60
+_LOOKS = np.linalg.qr(np.random.default_rng(9).standard_normal((FEATURES, 12)))[0].T * 8
+
+
+def cells_of(patient: int, finding: int | None, seed: int, shown: int = 3) -> tuple[Rows, Rows]:
+    """Cells of a patient's lungs, the first few with a finding: features and which."""
+    rng = np.random.default_rng(100 * patient + seed)
+    own = np.random.default_rng(patient).standard_normal(4) @ _LOOKS[8:]  # what patients differ in
+    features = rng.standard_normal((CELLS, FEATURES)) + own
+    which = np.zeros(CELLS, np.float32)
+    if finding is not None:
+        features[:shown] += _LOOKS[finding]
+        which[:shown] = 1.0
+    return features.astype(np.float32), which
+
+
+def example(patient: int, finding: int | None, seed: int = 0) -> Example:
+    features, which = cells_of(patient, finding, seed)
+    label = "clean" if finding is None else f"finding {finding}"
+    return Example(
+        f"P{patient}", features, np.ones(CELLS, np.float32), label, {label: which} if finding is not None else {}
+    )
+
+
+def examples(patients: range = range(5)) -> list[Example]:
+    return [example(patient, finding) for patient in patients for finding in (None, 0, 1, 2)]
+
+
+@pytest.fixture(scope="module")
+def region() -> Region:
+    return fit_region(examples())
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_a_finding_is_nearer_to_the_same_in_another_patient_than_to_others(trained: bool) -> None:
+    fitted = fit_region(examples() if trained else [example(patient, None) for patient in range(5)])
+    seen = {(p, f): fitted(*_inputs(p, f)) for p in (7, 8) for f in (0, 1, 2)}
+
+    for finding in range(3):
+        near = [float(seen[7, finding] @ seen[8, other]) for other in range(3)]
+        assert int(np.argmax(near)) == finding
+
+
+def _inputs(patient: int, finding: int) -> tuple[Rows, Rows]:
+    return cells_of(patient, finding, 5)[0], np.ones(CELLS, np.float32)
+
+
+def test_embeddings_are_unit_vectors_of_the_common_length(region: Region) -> None:
+    vector = region(*_inputs(7, 1))
+
+    assert vector.shape == (EMBEDDING_DIM,)
+    assert vector.dtype == np.float32
+    assert np.linalg.norm(vector) == pytest.approx(1, abs=1e-5)
+    assert np.linalg.norm(vector[PLAIN_DIM:]) > 0.5
+
+
+def test_the_most_telling_cell_shows_the_finding(region: Region) -> None:
+    features, which = cells_of(7, 2, 5)
+    scores = region.scores(region.standard(features))
+
+    assert which[scores[:, 2].argmax()] == 1
+
+
+def test_without_findings_there_is_no_trained_part() -> None:
+    fitted = fit_region([example(patient, None) for patient in range(4)])
+
+    assert fitted.trained.size == 0
+    assert not fitted(*_inputs(7, 1))[PLAIN_DIM:].any()
+
+
+def test_a_file_gives_back_what_was_saved(region: Region, tmp_path: Path) -> None:
+    save(tmp_path / "regions.npz", {"LUNGS": region})
+    read = load(tmp_path / "regions.npz", FEATURES)
+
+    assert set(read) == {"LUNGS"}
+    assert float(read["LUNGS"](*_inputs(7, 1)) @ region(*_inputs(7, 1))) > 0.999
+
+
+def test_a_file_for_other_features_or_kinds_is_refused(region: Region, tmp_path: Path) -> None:
+    path = tmp_path / "regions.npz"
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load(path, FEATURES)
+    save(path, {"LUNGS": region})
+    with pytest.raises(ConfigError, match="not for 41 features"):
+        load(path, 41)
+    save(path, {"LUNGS": replace(region, centre=np.full(PLAIN_DIM, np.nan, np.float32))})
+    with pytest.raises(ConfigError, match="no embedding's"):
+        load(path, FEATURES)
+    save(path, {"FOOT": region})  # type: ignore[dict-item]
+    with pytest.raises(ConfigError, match="got FOOT"):
+        load(path, FEATURES)
