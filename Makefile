@@ -9,7 +9,7 @@ TEST_PACKAGES := dcmtk dicom3tools orthanc orthanc-python postgresql chromium ch
 # Some environments leave out the folders of what only root needs; a database for tests is started as its own user.
 export PATH := $(PATH):/usr/sbin:/sbin
 
-.PHONY: run test check bench demo docs install system-packages clean
+.PHONY: run test check bench fuzz demo docs install system-packages clean
 
 run: install  ## Start a node on loopback with data in ./pacsimile-data
 	$(BIN)/pacsimile serve
@@ -25,6 +25,9 @@ check: install  ## Linters, types, import contracts
 
 bench: install system-packages  ## Benchmarks: ratios measured side by side
 	set -e; for bench in tests/benchmarks/bench_*.py; do echo "== $$bench"; $(BIN)/python $$bench; done
+
+fuzz: install  ## What peers send, made up at random, for long
+	PACSIMILE_FUZZ_EXAMPLES=20000 $(BIN)/pytest tests/fuzz
 
 demo: install  ## The whole way without any DICOM at hand
 	$(BIN)/pacsimile demo
