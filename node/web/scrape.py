@@ -4,8 +4,9 @@ from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from node.web.context import Context
+from node.web.problems import responses
 
-router = APIRouter(tags=["node"])
+router = APIRouter(tags=["node"], responses=responses())
 
 
 @router.get("/metrics", response_class=Response)
