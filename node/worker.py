@@ -12,6 +12,8 @@ import select
 import signal
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TextIO
 
 from config.errors import PacsimileError
@@ -52,7 +54,7 @@ def main() -> int:
             pipeline = make_pipeline(settings, catalog)
             answers.write(READY + "\n")
             answers.flush()
-            _work(pipeline)
+            _work(pipeline, settings.indexing.lease_s)
     except PacsimileError as error:
         answers.write(f"{error}\n")
         return 1
@@ -89,13 +91,26 @@ def limit_memory(limit_mib: int) -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
 
 
-def _work(pipeline: Pipeline) -> None:
+@contextmanager
+def ends_after(limit_s: float) -> Iterator[None]:
+    """Let the system end this process if the block takes longer: no decoder can hold that up, as Python's could."""
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, limit_s)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+
+
+def _work(pipeline: Pipeline, limit_s: float) -> None:
     wait_s, embed_again_at = 0.0, 0.0
     while not _told_to_stop(wait_s):
         try:
-            busy = pipeline.work_one()
+            with ends_after(limit_s):
+                busy = pipeline.work_one()
             if busy is None and time.monotonic() >= embed_again_at:
-                busy = pipeline.embed_again()
+                with ends_after(limit_s):
+                    busy = pipeline.embed_again()
                 embed_again_at = 0.0 if busy else time.monotonic() + _EMBED_AGAIN_S
             wait_s = _IDLE_S if busy is None else 0.0
         except Transient as error:
