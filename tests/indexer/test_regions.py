@@ -7,9 +7,13 @@ import numpy as np
 import pytest
 
 from config.errors import ConfigError
-from indexer.bundle import EMBEDDING_DIM
+from indexer.bundle import EMBEDDING_DIM, Regions, read_bundle
+from indexer.catalog.embeddings import GLOBAL
+from indexer.encoder import MonaiEncoder
 from indexer.region_fit import Example, fit_region
 from indexer.regions import PLAIN_DIM, Region, Rows, load, save
+from indexer.uids import SliceRef, SOPInstanceUID
+from indexer.volume import Volume
 
 FEATURES, CELLS = 40, 60
 _LOOKS = np.linalg.qr(np.random.default_rng(9).standard_normal((FEATURES, 12)))[0].T * 8
@@ -102,3 +106,42 @@ def test_a_file_for_other_features_or_kinds_is_refused(region: Region, tmp_path:
     save(path, {"FOOT": region})  # type: ignore[dict-item]
     with pytest.raises(ConfigError, match="got FOOT"):
         load(path, FEATURES)
+
+
+def test_the_shipped_regions_are_small_and_fit_the_shipped_network() -> None:
+    path = read_bundle("ct-astra").region_file()
+
+    assert path.stat().st_size < 2**21
+    assert set(load(path, 1024 + 2 * 512)) == {"LUNGS"}
+
+
+def test_an_encoder_with_regions_embeds_them_beside_the_whole(tmp_path: Path) -> None:
+    """A chest through a small network with random weights: chunks with lungs have two embeddings."""
+    tiny = read_bundle("tiny")
+    features = 16 + 2 * 8
+    path = tmp_path / "regions.npz"
+    rng = np.random.default_rng(0)
+    clean = [Example(f"P{n}", _noise(rng, features), np.ones(CELLS, np.float32), "clean", {}) for n in range(3)]
+    save(path, {"LUNGS": fit_region(clean)})
+    pooling = tiny.pooling.model_copy(update={"finer": "layer1"})
+    bundle = tiny.model_copy(update={"pooling": pooling, "regions": Regions(file=str(path))})
+
+    (chunk, *_) = MonaiEncoder(bundle, "cpu", threads=1).encode(_chest()).chunks
+
+    assert set(chunk.embeddings) == {GLOBAL, "LUNGS"}
+    assert bundle.encoder_id != tiny.encoder_id
+
+
+def _noise(rng: np.random.Generator, features: int) -> Rows:
+    return rng.standard_normal((CELLS, features)).astype(np.float32)
+
+
+def _chest() -> Volume:
+    _, y, x = np.indices((40, 96, 130))
+    body = ((x - 65) / 62) ** 2 + ((y - 48) / 44) ** 2 <= 1
+    lungs = ((np.abs(x - 65) - 28) / 22) ** 2 + ((y - 48) / 32) ** 2 <= 1
+    voxels = np.where(lungs, -840.0, np.where(body, 45.0, -1000.0)).astype(np.float32)
+    affine = np.eye(4)
+    affine[:3, :3] = np.array([[0, 0, 3.0], [0, 3.0, 0], [3.0, 0, 0]])
+    slices = tuple(SliceRef(SOPInstanceUID(f"2.25.{k}"), None) for k in range(40))
+    return Volume(voxels, affine, slices, "CT", "", ())  # type: ignore[arg-type]
