@@ -206,10 +206,14 @@ class TestPretrained:
 
         with torch.inference_mode():
             x = plain.eval().act(plain.bn1(plain.conv1(image.expand(-1, 3, -1, -1, -1))))
-            expected = plain.layer3(plain.layer2(plain.layer1(plain.maxpool(x))))
-            folded = network.load_network(bundle)(image)
+            finer = plain.layer2(plain.layer1(plain.maxpool(x)))
+            expected = plain.layer3(finer)
+            both = network.load_network(bundle)(image)
 
-        assert folded.shape == (1, 1024, 2, 4, 3)
+        folded, greatest = both[:, :1024], both[:, 1536:]
+        assert both.shape == (1, 2048, 2, 4, 3)
+        around_the_first = finer[:, :, :2, :2, :2].amax(dim=(2, 3, 4))
+        assert float((greatest[:, :, 0, 0, 0] - around_the_first).abs().max()) < 1e-2
         assert float((folded - expected).abs().max() / expected.abs().max()) < 1e-3
 
     def test_bfloat16_embeds_as_float32_does(
