@@ -4,10 +4,13 @@ import json
 import shutil
 import subprocess
 from collections.abc import Callable
+from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 Factory = Callable[..., Any]
 DOCKER = Path(__file__).parents[2] / "docker"
@@ -43,3 +46,15 @@ def test_compose_takes_its_file() -> None:
     for file in ("node.toml", "orthanc/orthanc.json", "orthanc/pacsimile.py"):
         assert str(DOCKER / file) in done.stdout
         assert (DOCKER / file).is_file()
+
+
+def test_the_image_is_built_with_versions_that_the_package_admits() -> None:
+    lines = (DOCKER / "constraints.txt").read_text().splitlines()
+    locked = {name: version for name, _, version in (line.partition("==") for line in lines) if version}
+    wanted = [Requirement(one) for one in distribution("pacsimile").requires or []]
+    for one in wanted:
+        extra = "" if one.marker is None else str(one.marker)
+        if extra and not any(name in extra for name in ("pretrained", "milvus", "postgresql")):
+            continue
+        assert one.specifier.contains(locked[canonicalize_name(one.name)]), one
+    assert "--constraint constraints.txt" in (DOCKER / "Dockerfile").read_text()
