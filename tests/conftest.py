@@ -42,6 +42,18 @@ def shared_dicom() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session", autouse=True)
+def responses_reach_who_waits() -> Iterator[None]:
+    """Clients of the tests lose no response to the library's own thread; see `RequestorDimse`."""
+    from pynetdicom import association
+
+    from dicom_scp.calling import RequestorDimse
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(association, "DIMSEServiceProvider", RequestorDimse)
+        yield
+
+
 @pytest.fixture(scope="session")
 def pretrained() -> str:
     """Name of the bundle with trained weights."""

@@ -16,6 +16,7 @@ from pynetdicom.sop_class import (
 )
 
 from config.model import Settings
+from dicom_scp.calling import RequestorDimse
 from dicom_scp.private_dictionary import (
     RANK,
     RELATION,
@@ -105,6 +106,7 @@ def _associate(node: Node, entity: AE, called: str) -> Any:  # noqa: ANN401 - th
     association = entity.associate("127.0.0.1", node.dicom_port, ae_title=called)
     if not association.is_established:
         raise Transient(f"no association with {called} on port {node.dicom_port}")
+    association.dimse = RequestorDimse(association)
     return association
 
 
