@@ -160,6 +160,8 @@ def test_matching_is_that_of_c_find(archive: Archive) -> None:
     two = f"{one.StudyInstanceUID},{archive.patients[1][0].StudyInstanceUID}"
     assert len(found(f"0020000D={two}")) == 2
     assert found("ModalitiesInStudy=MR") == set()
+    assert found("ModalitiesInStudy=CT%2CMR") == found("ModalitiesInStudy=MR%5CCT") == found("ModalitiesInStudy=CT")
+    assert one.StudyInstanceUID in found("ModalitiesInStudy=MR,CT&PatientSex=F,M,O")
 
 
 def test_pages_fields_and_what_is_not_supported(archive: Archive) -> None:

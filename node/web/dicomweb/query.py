@@ -16,7 +16,10 @@ from node.web.problems import ProblemError
 MOST_RESULTS = 5000
 _MOST_OFFSET = 2**31 - 1
 _TAG = re.compile(r"[0-9A-Fa-f]{8}")
-_UID_SEPARATORS = re.compile(r"[,\\]")
+_SEPARATOR = re.compile(r"\\")
+_SEPARATOR_OR_COMMA = re.compile(r"[,\\]")
+_WITHOUT_COMMA = frozenset({"CS", "UI"})
+"""VRs whose values hold no comma (PS3.5 6.2): viewers separate several of them with one."""
 _RESERVED = frozenset(
     {"limit", "offset", "fuzzymatching", "emptyvaluematching", "includefield", "accept", "charset"}
 )
@@ -118,8 +121,8 @@ def _key(name: str, values: Iterable[str]) -> Key:
         if vr != "SQ":
             raise ProblemError(400, "bad-attribute", "expected a sequence before the dot of an attribute")
         return Key(tag, "SQ", items=((_key(rest, values),),))
-    separators = _UID_SEPARATORS if vr == "UI" else re.compile(r"\\")
-    texts = [text.strip() for value in values for text in separators.split(value)]
+    separator = _SEPARATOR_OR_COMMA if vr in _WITHOUT_COMMA else _SEPARATOR
+    texts = [text.strip() for value in values for text in separator.split(value)]
     return Key(tag, vr, tuple(texts) if any(texts) else ())
 
 
