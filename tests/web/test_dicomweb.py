@@ -253,6 +253,41 @@ def test_transfer_syntaxes(archive: Archive) -> None:
             assert content == one.PixelData
 
 
+def test_requests_as_ohif_sends_them(archive: Archive) -> None:
+    """As OHIF 3.12 was seen to ask: study list, series list, metadata, frames, a document, a segmentation."""
+    one = archive.patients[1][0]
+    json_only = "application/dicom+json"
+    listed = "limit=101&offset=0&fuzzymatching=false&includefield=00081030%2C00080060"
+    for more in (f"00100020={one.PatientID}&", f"00100020=*{one.PatientID}*&ModalitiesInStudy=CT%2CMR&"):
+        (study,) = archive.get(f"/dicomweb/studies?{more}{listed}", Accept=json_only).json()
+        assert value(study, "0020000D") == one.StudyInstanceUID
+    (study,) = archive.get(f"/dicomweb/studies?{listed}&StudyInstanceUID={one.StudyInstanceUID}").json()
+    path = f"/dicomweb/studies/{one.StudyInstanceUID}/series"
+    (series,) = archive.get(f"{path}?includefield=00080021%2C00080031%2C0008103E%2C00200011").json()
+    assert value(series, "00080060") == "CT"
+    described = archive.get(f"{path}/{one.SeriesInstanceUID}/metadata", Accept=json_only)
+    assert len(described.json()) == len(archive.patients[1])
+    for octets in (
+        '"application/octet-stream"; transfer-syntax="*"',
+        "application/octet-stream; transfer-syntax=*",
+    ):
+        ((_, frame),) = parts(
+            archive.get(f"{archive.url(one)}/frames/1", Accept=f"multipart/related; type={octets}")
+        )
+        assert frame == one.PixelData
+    document = 'multipart/related; type="application/pdf", multipart/related; type="application/octet-stream"'
+    odd = f"/dicomweb/studies/{ODD_STUDY}/series/{ODD_SERIES}/instances/{ODD_INSTANCE}/bulkdata/00991001"
+    assert [content for _, content in parts(archive.get(odd, Accept=document))] == [bytes(range(256)) * 16]
+    ((_, whole),) = parts(archive.get(archive.url(one), Accept='multipart/related; type="application/dicom"'))
+    assert dcmread(BytesIO(whole)).SOPInstanceUID == one.SOPInstanceUID
+
+
+def test_urls_in_answers_are_those_of_the_host_asked_for(archive: Archive) -> None:
+    one = archive.patients[1][0]
+    (found,) = archive.get(f"{archive.url(one)}/metadata", Host="localhost:8042").json()
+    assert found["7FE00010"]["BulkDataURI"].startswith("http://localhost:8042/dicomweb/")
+
+
 def test_what_cannot_be_had(archive: Archive) -> None:
     path = archive.url(archive.patients[0][0])
     assert archive.get(path, Accept="text/plain").status_code == 406
