@@ -105,10 +105,10 @@ class Judge:
 
 
 def ranked(judged: Sequence[Judged], scored: Mapping[int, Sequence[Scored]], limit: int) -> list[StudyHit]:
-    """Put analogues first, then the patient's own and copies; each best first, ties in the catalog's order."""
+    """Put `limit` analogues first, then all of the patient's own and copies; best first, ties as in the catalog."""
     ordered = [one.hit for one in sorted(judged, key=lambda one: (-one.standing, one.hit.study_pk))]
     analogues = _collapsed([hit for hit in ordered if hit.relation is Relation.ANALOGUE], scored, limit)
-    related = [hit for hit in ordered if hit.relation is not Relation.ANALOGUE][:limit]
+    related = [hit for hit in ordered if hit.relation is not Relation.ANALOGUE]
     return [replace(hit, rank=rank) for rank, hit in enumerate([*analogues, *related], start=1)]
 
 

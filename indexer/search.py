@@ -102,9 +102,9 @@ class Search:
         scales = calibration.scales({info.modality for info, _ in query.series})
         judge = Judge(query, scales, self._least_similarity)
         judged = [one for of_study in scored.values() if (one := judge.judged(of_study)) is not None]
-        hits = self._explained(judge, ranked(judged, scored, limit), scored, encoder_id, own_chunks)
-        answer = Answer(encoder_id, hits, scales is not None, query.is_unusual(calibration))
-        return own_newest_first(self._catalog.lookup, answer)
+        hits = own_newest_first(self._catalog.lookup, ranked(judged, scored, limit), limit)
+        explained = self._explained(judge, hits, scored, encoder_id, own_chunks)
+        return Answer(encoder_id, explained, scales is not None, query.is_unusual(calibration))
 
     def scales(self, modalities: Set[str]) -> Mapping[str, Scales] | None:
         """How scores of some modalities are read as similarities; None where the archive cannot say."""

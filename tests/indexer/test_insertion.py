@@ -47,8 +47,8 @@ def test_a_finding_has_its_density_and_changes_nothing_else(finding: Finding, st
         core = made.share > 0.2
 
     expected = {
-        findings.NODULE: (0, 80),
-        findings.CONSOLIDATION: (0, 80),
+        findings.NODULE: (-25, 80),
+        findings.CONSOLIDATION: (-25, 80),
         findings.GROUND_GLASS: (-700, -400),
         findings.EFFUSION: (-15, 45),
         findings.PNEUMOTHORAX: (-1010, -950),

@@ -136,9 +136,9 @@ class HistogramFinder:
         ranked = sorted(scored.values(), key=lambda study: -max(one[0] for one in study))
         own = [study for study in ranked if study[0][1].patient_pk == query.patient_pk]
         others = [study for study in ranked if study[0][1].patient_pk != query.patient_pk]
-        together = others[:limit] + own[:limit]
-        hits = tuple(self._hit(query, s, i) for i, s in enumerate(together, start=1))
-        return own_newest_first(self._lookup, Answer(self.encoder_id, hits))
+        together = others[:limit] + own
+        hits = [self._hit(query, s, i) for i, s in enumerate(together, start=1)]
+        return Answer(self.encoder_id, tuple(own_newest_first(self._lookup, hits, limit)))
 
     def _seed(self, seed: Seed) -> SeriesInfo:
         if seed.sop_instance_uids:
