@@ -186,6 +186,7 @@ _BUSY = """
     from indexer.uids import EncoderId
     from indexer.vectors import factory, hnsw
     from indexer.vectors.graph import GraphParameters
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
     hnsw._GRAPH_COST = 0  # the graph answers however few there are
     vectors = np.random.default_rng(0).standard_normal((60_000, 64)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
