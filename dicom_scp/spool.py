@@ -86,6 +86,8 @@ class Spool:
             else:
                 draft.demand_whole()
                 self._reserve.demand(0)
+                if not target.parent.is_dir():  # somebody has cleared the spool
+                    self._make_folders()
                 draft.move(target)
             _sync_folder(target.parent)
         except OSError as error:
