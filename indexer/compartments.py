@@ -1,6 +1,6 @@
 """Where in a grid lungs, brain, solid organs and bones lie, by density and geometry; disease stays inside."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from typing import Literal
 
@@ -55,7 +55,7 @@ class _Coarse:
         return float(self.spacing_mm.prod()) / 1000
 
 
-def compartments(grid: PatientGrid, body: Mask) -> dict[Kind, Mask]:
+def compartments(grid: PatientGrid, body: Mask, kinds: Container[str] | None = None) -> dict[Kind, Mask]:
     """Find a volume's compartments: kind to mask (Z, X, Y); one that the volume does not show is left out.
 
     Lungs are the thoracic cavity on both sides, not the air in it: each side's convex hull and the other side's
@@ -66,6 +66,8 @@ def compartments(grid: PatientGrid, body: Mask) -> dict[Kind, Mask]:
     ----------
     grid, body : PatientGrid and (Z, X, Y) bool
         See `indexer.body.body_mask`.
+    kinds : container of str, optional
+        Only these are looked for.
     """
     window = around(body)
     coarse, thinning = _averaged(grid.voxels[window], body[window], grid.spacing_mm)
@@ -76,7 +78,8 @@ def compartments(grid: PatientGrid, body: Mask) -> dict[Kind, Mask]:
         BONES: _bones,
         INNER: _inner,
     }
-    found = {kind: find[kind](coarse) for kind in OF_MODALITY.get(grid.modality, ())}
+    wanted = [kind for kind in OF_MODALITY.get(grid.modality, ()) if kinds is None or kind in kinds]
+    found = {kind: find[kind](coarse) for kind in wanted}
     whole: dict[Kind, Mask] = {}
     for kind, mask in found.items():
         if mask.any():

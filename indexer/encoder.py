@@ -184,10 +184,8 @@ class MonaiEncoder:
         if not self._regions:
             return found
         places = tuple(seen.features.shape[1:])
-        for kind, mask in compartments(seen.grid, seen.body).items():
-            region = self._regions.get(kind)
-            if region is None:
-                continue
+        for kind, mask in compartments(seen.grid, seen.body, self._regions).items():
+            region = self._regions[kind]
             share = body_fraction(mask[around(seen.body)], self._lattice, places)
             for cut, of_chunk in zip(cuts, found, strict=True):
                 if share[cut.cells].sum() >= LEAST_CELLS:

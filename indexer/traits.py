@@ -124,6 +124,8 @@ def _ge_component(private: Dataset) -> str:
 
 def _private_numbers(private: Dataset, group: int, creator: str, element: int) -> tuple[float, ...]:
     """Numbers of a vendor's element; a peer that sends implicit VR makes it UN, that is, text in bytes."""
+    if not any(tag >> 16 == group for tag in private.keys()):  # noqa: SIM118 - a data set is no mapping
+        return ()  # the library would look for a creator in every place there may be one
     try:
         value = private.private_block(group, creator)[element].value
         if isinstance(value, bytes):
