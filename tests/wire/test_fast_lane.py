@@ -270,15 +270,6 @@ def a_pdu_without_fragments(m: Material) -> None:
 
 
 @scenario(0)
-def a_command_without_priority(m: Material) -> None:
-    context, _, data = m.wire[0]
-    encoded = command(m.datasets[0], Priority=None)
-    m.talk.send(pdu((context, LAST_COMMAND, encoded)), pdu((context, LAST_DATA, data)))
-    m.store(1)
-    m.talk.hear()
-
-
-@scenario(0)
 def a_priority_that_there_is_not(m: Material) -> None:
     context, _, data = m.wire[0]
     m.talk.send(pdu((context, LAST_COMMAND, command(m.datasets[0], Priority=7))), pdu((context, LAST_DATA, data)))
