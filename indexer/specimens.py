@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 from indexer.body import Mask
 from indexer.compartments import Kind, around, compartments
 from indexer.encoder import FeatureMap, MonaiEncoder, body_fraction, pool
-from indexer.insertion import CLEAN, TESTING, TRAINING, Finding, NoPlace, Style, insert, of_compartment
-from indexer.insertion.scene import Scanner, scanner_of
+from indexer.insertion.findings import CLEAN, Finding, of_compartment
+from indexer.insertion.insert import insert
+from indexer.insertion.scene import NoPlace, Scanner, scanner_of
 from indexer.insertion.slabs import Slab, slabs_of
+from indexer.insertion.styles import TESTING, TRAINING, Style
 from indexer.region_fit import Example
 from indexer.regions import LEAST_SHARE
 from indexer.resample import PatientGrid, resample

@@ -107,41 +107,18 @@ class Node:
         settings, parts = self.settings, self._parts
         me = folder.Holder(is_node=True, encoder_id=self._bundle.encoder_id)
         parts.enter_context(folder.exclusively(settings.data_dir, me))
+        spool = Spool(settings.spool_dir, settings.storage.reserve_mib)
         catalog = parts.enter_context(Catalog(settings.catalog_url))
-        active = catalog.embeddings.active_encoder()
-        if active is None:
-            active = self._bundle.encoder_id
-            catalog.embeddings.activate(active)
-        if active != self._bundle.encoder_id:
-            _demand_files(catalog, active)
-            log.warning(
-                "the archive was embedded by %s, which answers until %s has seen all of it",
-                active,
-                self._bundle.encoder_id,
-            )
-        keeper = IndexKeeper(catalog, settings.vectors, settings.snapshot_dir, active)
+        keeper = IndexKeeper(catalog, settings.vectors, settings.snapshot_dir, self._active_encoder(catalog))
         parts.callback(keeper.close)
         metrics = Metrics(settings, catalog, keeper)
         parts.callback(metrics.close)
         search = Search(catalog, keeper, settings.search)
-        reports = Reports(settings, catalog, Spool(settings.spool_dir), search)
-        spool = Spool(settings.spool_dir, settings.storage.reserve_mib)
-        trail = AuditTrail(settings.audit, settings.data_dir, settings.dicom.aet)
-        witness = DicomWitness(trail, catalog, settings.dicom.aet) if trail.is_on else None
-        observers = witness.handlers() if witness else ()
-        dicom = self._dicom = DicomServer(
-            settings, catalog, spool, search, [*observers, *metrics.observers()], metrics
-        )
-        if witness is not None:
-            dicom.tell_of_kept(witness.kept)
-        trail.start()
-        parts.callback(trail.stop, _DRAIN_S)
-        trail.add(application_activity(settings.dicom.aet, APPLICATION_START))
-        parts.callback(trail.add, application_activity(settings.dicom.aet, APPLICATION_STOP))
+        reports = Reports(settings, catalog, spool, search)
+        dicom = self._dicom = self._dicom_face(spool, catalog, search, metrics)
         supervisor = self._supervisor = WorkerSupervisor(settings, catalog)
         metrics.watch(dicom, supervisor)
-        forgetter = Forgetter(settings.forgetting, catalog, Spool(settings.spool_dir))
-        eraser = Eraser(settings, catalog, forgetter, keeper)
+        forgetter = Forgetter(settings.forgetting, catalog, spool)
         transcoders = TranscoderPool(settings.indexing.memory_limit_mib)
         parts.callback(transcoders.close)
         jobs = Jobs(settings, search)
@@ -149,7 +126,7 @@ class Node:
         context = WebContext(
             settings=settings,
             catalog=catalog,
-            spool=Spool(settings.spool_dir),
+            spool=spool,
             search=search,
             keeper=keeper,
             dicom=dicom,
@@ -158,31 +135,64 @@ class Node:
             reports=reports,
             forgetter=forgetter,
             priors=Priors(catalog),
-            pictures=Pictures(Spool(settings.spool_dir), transcoders),
+            pictures=Pictures(spool, transcoders),
             transcoders=transcoders,
             jobs=jobs,
         )
         http = self._http = HttpServer(settings.http, make_app(context))
         supervisor.start()
         parts.callback(supervisor.stop)
-        housekeeper = threading.Thread(
-            target=self._housekeeping, args=(catalog, keeper, dicom, eraser), name="housekeeper", daemon=True
-        )
-        housekeeper.start()
-        parts.callback(housekeeper.join)
-        parts.callback(self._stopping.set)
-        courier = Courier(settings, catalog, Spool(settings.spool_dir), search, reports)
+        self._start_housekeeping(catalog, keeper, dicom, Eraser(settings, catalog, forgetter, keeper))
+        courier = Courier(settings, catalog, spool, search, reports)
         courier.start()
         parts.callback(courier.stop, _DRAIN_S)
-        self._follow_orthanc(catalog)
+        self._follow_orthanc(catalog, spool)
         http.start()
         parts.callback(http.stop)
         dicom.start()
         parts.callback(dicom.stop, _DRAIN_S)
 
-    def _follow_orthanc(self, catalog: Catalog) -> None:
+    def _active_encoder(self, catalog: Catalog) -> EncoderId:
+        """Whose embeddings answer; in an empty catalog from now on the bundle's."""
+        active = catalog.embeddings.active_encoder()
+        if active is None:
+            catalog.embeddings.activate(self._bundle.encoder_id)
+            return self._bundle.encoder_id
+        if active != self._bundle.encoder_id:
+            _demand_files(catalog, active)
+            log.warning(
+                "the archive was embedded by %s, which answers until %s has seen all of it",
+                active,
+                self._bundle.encoder_id,
+            )
+        return active
+
+    def _dicom_face(self, spool: Spool, catalog: Catalog, search: Search, metrics: Metrics) -> DicomServer:
+        """Make the DICOM server, with an audit trail that starts now if there is to be one."""
+        settings, parts = self.settings, self._parts
+        trail = AuditTrail(settings.audit, settings.data_dir, settings.dicom.aet)
+        witness = DicomWitness(trail, catalog, settings.dicom.aet) if trail.is_on else None
+        observers = [*(witness.handlers() if witness else ()), *metrics.observers()]
+        dicom = DicomServer(settings, catalog, spool, search, observers, metrics)
+        if witness is not None:
+            dicom.tell_of_kept(witness.kept)
+        trail.start()
+        parts.callback(trail.stop, _DRAIN_S)
+        trail.add(application_activity(settings.dicom.aet, APPLICATION_START))
+        parts.callback(trail.add, application_activity(settings.dicom.aet, APPLICATION_STOP))
+        return dicom
+
+    def _start_housekeeping(
+        self, catalog: Catalog, keeper: IndexKeeper, dicom: DicomServer, eraser: Eraser
+    ) -> None:
+        work = (catalog, keeper, dicom, eraser)
+        housekeeper = threading.Thread(target=self._housekeeping, args=work, name="housekeeper", daemon=True)
+        housekeeper.start()
+        self._parts.callback(housekeeper.join)
+        self._parts.callback(self._stopping.set)
+
+    def _follow_orthanc(self, catalog: Catalog, spool: Spool) -> None:
         if self.settings.orthanc.url and self.settings.orthanc.follow:
-            spool = Spool(self.settings.spool_dir, self.settings.storage.reserve_mib)
             follower = self._follower = Follower(self.settings, catalog, spool)
             follower.start()
             self._parts.callback(follower.stop, _DRAIN_S)

@@ -7,12 +7,12 @@ from typing import Any
 from fastapi import Depends, FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from node.web import access, forget, health, pages, priors, rendered, reports, scrape, similar, similar_uploads
+from node.web import access, forget, health, priors, rendered, reports, scrape, similar, similar_uploads
 from node.web.access import require_token
 from node.web.context import WebContext
 from node.web.dicomweb import retrieve, search
 from node.web.headers import SecurityHeaders
-from node.web.pages import assets
+from node.web.pages import assets, routes
 from node.web.problems import Problem, add_problem_handlers
 from node.web.timing import QueryTimer
 
@@ -27,7 +27,7 @@ _TAGS = [
     {"name": "dicomweb", "description": "QIDO-RS and WADO-RS over what the node holds (PS3.18)"},
     {"name": "node", "description": "What the node holds and how it is"},
 ]
-_GUARDED = (scrape, similar, priors, reports, forget, rendered, pages, search, retrieve, similar_uploads)
+_GUARDED = (scrape, similar, priors, reports, forget, rendered, routes, search, retrieve, similar_uploads)
 
 
 def make_app(context: WebContext) -> FastAPI:

@@ -8,10 +8,12 @@ from numpy.typing import NDArray
 
 from indexer.body import body_mask
 from indexer.compartments import LUNGS, compartments
-from indexer.insertion import TESTING, TRAINING, Inserted, NoPlace, Style, findings, insert
+from indexer.insertion import findings
 from indexer.insertion.findings import ALL, Finding, of_compartment
-from indexer.insertion.scene import scanner_of
+from indexer.insertion.insert import Inserted, insert
+from indexer.insertion.scene import NoPlace, scanner_of
 from indexer.insertion.slabs import slabs_of
+from indexer.insertion.styles import TESTING, TRAINING, Style
 from indexer.resample import PatientGrid
 
 SHAPE = (38, 130, 96)

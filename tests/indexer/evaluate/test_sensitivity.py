@@ -5,8 +5,7 @@ import pytest
 
 from config.errors import ConfigError
 from indexer.evaluate.sensitivity import CHANCE, PLAIN, SYNTHETIC, TRAINED, WHOLE, sensitivity
-from indexer.insertion import CLEAN
-from indexer.insertion.findings import EFFUSION, NODULE, Finding
+from indexer.insertion.findings import CLEAN, EFFUSION, NODULE, Finding
 from indexer.region_fit import Example
 from indexer.specimens import Role, Specimen
 
