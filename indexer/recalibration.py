@@ -2,6 +2,7 @@
 
 import threading
 from dataclasses import dataclass
+from weakref import ReferenceType, ref
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,11 +22,12 @@ _GROWTH = 1.25
 @dataclass(frozen=True)
 class _Known:
     calibration: Calibration
-    encoder_id: EncoderId
+    index: ReferenceType[VectorIndex]
     size: int
 
-    def holds_for(self, index: VectorIndex, encoder_id: EncoderId) -> bool:
-        return self.encoder_id == encoder_id and self.size / _GROWTH <= len(index) <= self.size * _GROWTH
+    def holds_for(self, index: VectorIndex) -> bool:
+        """Whether the index is neither another one (encoder changed, embeddings forgotten) nor of another size."""
+        return self.index() is index and self.size / _GROWTH <= len(index) <= self.size * _GROWTH
 
 
 class Recalibration:
@@ -41,21 +43,15 @@ class Recalibration:
         self._known: _Known | None = None
 
     def current(self, index: VectorIndex, encoder_id: EncoderId) -> Calibration:
-        """Return the calibration of an index; while one thread makes it anew, others go on with the last."""
+        """Return the calibration of an index, made anew if that is not the index that it was made of."""
         known = self._known
-        if known is not None and known.holds_for(index, encoder_id):
+        if known is not None and known.holds_for(index):
             return known.calibration
-        usable = known is not None and known.encoder_id == encoder_id
-        if not self._lock.acquire(blocking=not usable):
-            assert known is not None  # noqa: S101 - else it would have waited
-            return known.calibration
-        try:
+        with self._lock:
             known = self._known
-            if known is None or not known.holds_for(index, encoder_id):
-                known = self._known = _Known(self._made(index, encoder_id), encoder_id, len(index))
+            if known is None or not known.holds_for(index):
+                known = self._known = _Known(self._made(index, encoder_id), ref(index), len(index))
             return known.calibration
-        finally:
-            self._lock.release()
 
     def _made(self, index: VectorIndex, encoder_id: EncoderId) -> Calibration:
         ids = _drawn(index.ids())[:_SAMPLED_IDS]

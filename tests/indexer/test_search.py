@@ -15,8 +15,10 @@ from indexer.answer import Answer, Completeness, Relation, Seed, StudyHit
 from indexer.attributes import InstanceHeader
 from indexer.catalog import Catalog
 from indexer.catalog.embeddings import GLOBAL, EmbeddedChunk
+from indexer.catalog.lookup import Level
 from indexer.catalog.progress import LeasedSeries
 from indexer.catalog.receipts import StoredFile
+from indexer.catalog.tombstones import Target
 from indexer.errors import NotFound, Parked, Transient
 from indexer.keeper import IndexKeeper
 from indexer.search import SHOWN_MATCHES, Search
@@ -501,6 +503,28 @@ def test_what_a_similarity_means_in_a_large_enough_archive(world: World) -> None
     assert len(shown.hits) == 12  # the last two are nearly the same
     part = Seed(study_instance_uid=StudyInstanceUID("2.25.1"), region_lps_mm=(-9.0, -9.0, 0.0, 9.0, 9.0, 30.0))
     assert not search.similar(part, limit=50).is_unusual
+
+
+def test_who_was_forgotten_calibrates_no_more(world: World) -> None:
+    for number in range(9):
+        world.add(f"2.25.{number}", look(range(4), number, 1.5))
+    search = world.search()
+    seed = Seed(study_instance_uid=StudyInstanceUID("2.25.1"))
+
+    def references() -> set[int]:
+        search.similar(seed, limit=50)
+        index, encoder_id = search._source.current()
+        backgrounds = search._recalibration.current(index, encoder_id).backgrounds
+        return {patient for one in backgrounds.values() for patient, _ in one.references}
+
+    before = references()
+    forgotten = world.catalog.lookup.series_of_study("2.25.8")[0].patient_pk
+    assert forgotten in before
+    world.catalog.tombstones.forget([Target(Level.STUDY, "2.25.8")], "REQUEST", refuse=False)
+    assert world.keeper is not None
+    world.keeper.refresh()
+    world.keeper.purge()
+    assert references() == before - {forgotten}
 
 
 def test_a_small_archive_does_not_say_what_is_usual(world: World) -> None:
