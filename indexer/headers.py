@@ -6,9 +6,10 @@ Messages name attributes and numbers only; a text value is never repeated, since
 import logging
 import math
 import re
+import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import date
 from pathlib import Path
 from typing import Any, Protocol
@@ -37,17 +38,46 @@ class Attributes(Protocol):
 def quiet() -> Iterator[None]:
     """Silence pydicom about values: what matters is checked here and reported as a reason.
 
-    Its warnings and its log repeat values, which may be patient data. Holds for the whole process meanwhile.
+    Its warnings and its log repeat values, which may be patient data. Holds for the whole process meanwhile: until
+    the last of the threads that are in here has left.
     """
-    logger = logging.getLogger("pydicom")
-    kept = logger.handlers, logger.propagate
-    logger.handlers, logger.propagate = [logging.NullHandler()], False
+    _SILENCE.enter()
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
+        yield
     finally:
-        logger.handlers, logger.propagate = kept
+        _SILENCE.leave()
+
+
+class _Silence:
+    """pydicom's log and all warnings off while anyone is in; both belong to the process, not to a thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._undo = ExitStack()
+
+    def enter(self) -> None:
+        with self._lock:
+            if not self._inside:
+                logger = logging.getLogger("pydicom")
+                self._undo.callback(_hand_on, logger, logger.handlers, logger.propagate)
+                _hand_on(logger, [logging.NullHandler()], False)
+                self._undo.enter_context(warnings.catch_warnings())
+                warnings.simplefilter("ignore")
+            self._inside += 1
+
+    def leave(self) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._undo.close()
+
+
+_SILENCE = _Silence()
+
+
+def _hand_on(logger: logging.Logger, handlers: list[logging.Handler], propagate: bool) -> None:
+    logger.handlers, logger.propagate = handlers, propagate
 
 
 def read_dataset(path: Path, *, with_pixels: bool) -> Dataset:

@@ -13,8 +13,9 @@ from pydicom import Dataset
 from pydicom.encaps import get_frame
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.processing import apply_modality_lut
-from pydicom.uid import JPEGLSLossless, JPEGLSNearLossless, RLELossless
+from pydicom.uid import RLELossless
 
+from indexer import jpeg_ls
 from indexer.codestream import frame_size
 from indexer.errors import Parked, Transient
 from indexer.frames import Frame
@@ -23,8 +24,9 @@ from indexer.pixel_format import PixelFormat
 
 CT_AIR_HU = -1024.0
 """Padding becomes this, and nothing is lower: what scanners write outside the reconstruction is no density."""
-FASTEST_PLUGIN = {JPEGLSLossless: "pyjpegls", JPEGLSNearLossless: "pyjpegls"}
-"""Decoders to prefer where the one that pydicom tries first takes several times longer."""
+FASTEST_PLUGIN = dict.fromkeys(jpeg_ls.DECODER_DEPENDENCIES, jpeg_ls.PLUGIN)
+"""Decoders to prefer where the one that pydicom tries first takes several times longer, or halts other threads."""
+jpeg_ls.register()
 PIXEL_KEYWORDS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 
 

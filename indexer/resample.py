@@ -15,6 +15,8 @@ _RAS = np.array([-1.0, -1.0, 1.0])
 """Along LPS, x of the grid grows to the right, y to the anterior, z to the superior."""
 
 AIR_HU = -1024.0
+_NOTHING = 1e-6
+"""Parts of a voxel that make no difference."""
 MAX_GRID_VOXELS = 2**27
 """512 MiB of float32: a body of 2 m with arms at 3 x 1.5 x 1.5 mm needs 74 million."""
 
@@ -60,7 +62,7 @@ def resample(volume: Volume, spacing_mm: tuple[float, float, float]) -> PatientG
     Parked
         A voxel is not a number, all voxels are equal, or the grid would have more than `MAX_GRID_VOXELS`.
     """
-    least, greatest = float(volume.voxels.min()), float(volume.voxels.max())
+    least, greatest = (float(extreme) for extreme in torch.aminmax(torch.from_numpy(volume.voxels)))
     if not (np.isfinite(least) and np.isfinite(greatest)):
         raise Parked("voxels that are not finite numbers: the pixel data or their rescaling are damaged")
     if least == greatest:
@@ -71,9 +73,7 @@ def resample(volume: Volume, spacing_mm: tuple[float, float, float]) -> PatientG
     sampler.SetInterpolator(sitk.sitkLinear)
     sampler.SetUseNearestNeighborExtrapolator(True)
     voxels = sitk.GetArrayFromImage(sampler.Execute(_smoothed(volume, step_xyz)))
-    sampler.SetInterpolator(sitk.sitkNearestNeighbor)
-    sampler.SetUseNearestNeighborExtrapolator(False)
-    inside = sitk.GetArrayFromImage(sampler.Execute(_covered(volume))) > 0
+    inside = _inside(volume, size, origin, step_xyz)
     if not inside.all():
         voxels[~inside] = AIR_HU if volume.modality == "CT" else least
     return PatientGrid(
@@ -125,17 +125,26 @@ def _smoothed(volume: Volume, step_xyz: NDArray[np.float64]) -> sitk.Image:
     return _image(voxels, spacing * bins, direction, first)
 
 
-def _covered(volume: Volume) -> sitk.Image:
-    """Where the volume was imaged: one voxel of its size, outer edges included."""
+def _inside(
+    volume: Volume, size: NDArray[np.intp], origin: NDArray[np.float64], step_xyz: NDArray[np.float64]
+) -> NDArray[np.bool_]:
+    """Which centres of the grid, (Z, X, Y), lie within the volume, outer edges of its voxels included."""
     shape = np.array(volume.voxels.shape)
-    steps = volume.affine_lps_mm[:3, :3]
-    centre = volume.affine_lps_mm[:3, 3] + steps @ ((shape - 1) / 2)
-    whole = np.ones((1, 1, 1), np.uint8)
-    return _image(whole, volume.spacing_mm * shape, steps / volume.spacing_mm, centre)
+    to_index = np.linalg.inv(volume.affine_lps_mm)
+    first = to_index[:3, :3] @ origin + to_index[:3, 3]
+    steps = to_index[:3, :3] * (_RAS * step_xyz)  # by how much each index of the volume changes along x, y, z
+    along = [np.arange(n).reshape(form) for n, form in zip(size, ((1, -1, 1), (1, 1, -1), (-1, 1, 1)), strict=True)]
+    inside = np.ones(size[[2, 0, 1]], dtype=np.bool_)
+    for axis in range(3):
+        # An axis that does not change an index is left out, so that most volumes need no sum over the whole grid.
+        terms = [step * k for step, k in zip(steps[axis], along, strict=True) if abs(step) * k.size > _NOTHING]
+        index = sum(terms, first[axis])
+        inside &= (index > -0.5 - _NOTHING) & (index < shape[axis] - 0.5 + _NOTHING)
+    return inside
 
 
 def _image(
-    voxels: NDArray[np.float32] | NDArray[np.uint8],
+    voxels: NDArray[np.float32],
     spacing_mm: NDArray[np.float64],
     direction: NDArray[np.float64],
     first_lps_mm: NDArray[np.float64],

@@ -4,8 +4,10 @@
 decodes one of them onto an even, orthogonal grid.
 """
 
+import os
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -29,6 +31,8 @@ MAX_DAMAGED = 2
 MAX_DAMAGED_SHARE = 0.1
 """So many instances or slices of a series, and no larger share of it, may be damaged; they count as missing."""
 REASONS_SHOWN = 3
+_THREADS = min(len(os.sched_getaffinity(0)), 4)
+"""Decoding at once: more would gain little over reading, and each holds an instance."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,13 +134,8 @@ def load_volume(stack: Stack) -> Volume:
         An instance cannot be read now.
     """
     grid = stack.grid()
-    count, failures = len(stack.frames), dict[int, str]()
-    voxels = np.empty((count, *grid.shape[1:]), dtype=np.float32)
-    for path, members in _by_path(stack.frames).items():
-        failures |= _decode_into(voxels, path, [(k, stack.frames[k]) for k in members], grid)
-        if not _tolerable(len(failures), count):
-            raise Parked(f"{len(failures)} of {count} slices are damaged; {_first(failures)}")
-    if failures:
+    voxels = np.empty((len(stack.frames), *grid.shape[1:]), dtype=np.float32)
+    if failures := _decode_all(voxels, stack, grid):
         return load_volume(_without(stack, failures))
     _settle(voxels, stack)
     resampled = _along_slices(voxels, grid) if grid.interpolates else voxels
@@ -150,6 +149,24 @@ def load_volume(stack: Stack) -> Volume:
         notes=(*stack.notes, *_unit_notes(stack), *grid.notes),
         frame_of_reference_uid=references.pop() if len(references) == 1 else "",
     )
+
+
+def _decode_all(voxels: NDArray[np.float32], stack: Stack, grid: Grid) -> dict[int, str]:
+    """Decode every slice, several instances at once; reasons by slice of those few that cannot be decoded."""
+    failures: dict[int, str] = {}
+    with ThreadPoolExecutor(_THREADS, "decode") as threads:
+        waiting = [
+            threads.submit(_decode_into, voxels, path, [(k, stack.frames[k]) for k in members], grid)
+            for path, members in _by_path(stack.frames).items()
+        ]
+        try:
+            for decoded in waiting:
+                failures |= decoded.result()
+                if not _tolerable(len(failures), len(voxels)):
+                    raise Parked(f"{len(failures)} of {len(voxels)} slices are damaged; {_first(failures)}")
+        finally:
+            threads.shutdown(cancel_futures=True)
+    return failures
 
 
 def _decode_into(
