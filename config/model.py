@@ -4,12 +4,11 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, StringConstraints, model_validator
+from pydantic import AfterValidator, Field, SecretStr, StringConstraints, model_validator
 
-Port = Annotated[int, Field(ge=0, le=65535)]
-"""A TCP port; 0 lets the system choose."""
-AETitle = Annotated[str, StringConstraints(min_length=1, max_length=16, pattern=r"^[!-\[\]-~]+$")]
-"""1 to 16 characters of the default repertoire without backslash or spaces (PS3.5 table 6.2-1, VR AE)."""
+from config.access import Cohort
+from config.section import AETitle, Port, Section
+
 OptionalAETitle = Annotated[str, StringConstraints(max_length=16, pattern=r"^[!-\[\]-~]*$")]
 HttpToken = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._~+/-]{16,512}=*$")]
 """A bearer token (RFC 6750 section 2.1), too long to be guessed."""
@@ -29,12 +28,6 @@ def _demand_viewer_url(value: str) -> str:
 
 ViewerUrl = Annotated[str, AfterValidator(_demand_viewer_url)]
 """The name and the address of a viewer: ``OHIF=https://host/viewer?StudyInstanceUIDs={study}``."""
-
-
-class Section(BaseModel):
-    """A table of settings: unknown keys are errors, values never change."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class DicomSettings(Section):
@@ -349,3 +342,10 @@ class Settings(Section):
     def snapshot_dir(self) -> Path:
         """Folder of the index snapshots."""
         return self.data_dir / "index"
+    cohorts: tuple[Cohort, ...]
+        if len({cohort.name for cohort in self.cohorts}) < len(self.cohorts):
+            unknown.append("every cohort must have a name of its own")
+    def cohort(self, name: str) -> Cohort | None:
+        """Return the cohort of a name, or None."""
+        return next((cohort for cohort in self.cohorts if cohort.name == name), None)
+

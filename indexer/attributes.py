@@ -27,6 +27,7 @@ STUDY_KEYWORDS = (
     "ReferringPhysicianName", "NameOfPhysiciansReadingStudy", "ProcedureCodeSequence",
     "AdmittingDiagnosesDescription", "PatientAge", "PatientSize", "PatientWeight", "Occupation",
     "AdditionalPatientHistory", "ReferencedStudySequence", "IssuerOfAccessionNumberSequence",
+    "ClinicalTrialProtocolID",  # of the patient by PS3.3 C.7.1.3; but not all studies of a patient are of one trial
 )  # fmt: skip
 
 SERIES_KEYWORDS = (

@@ -1,8 +1,10 @@
 """The catalog: everything the node knows, in one SQL database; the source of truth."""
 
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
+from config.access import Cohort
 from indexer.catalog.browse import Browse
 from indexer.catalog.commitments import Commitments
 from indexer.catalog.embeddings import Embeddings
@@ -20,6 +22,7 @@ from indexer.catalog.tombstones import Tombstones
 __all__ = [
     "Browse",
     "Catalog",
+    "CatalogView",
     "Commitments",
     "Embeddings",
     "Holdings",
@@ -32,6 +35,22 @@ __all__ = [
     "SeriesState",
     "Tombstones",
 ]
+
+
+@dataclass(frozen=True)
+class CatalogView:
+    """What somebody may see of a catalog: a cohort's studies, and all that belongs to them; nothing else is there.
+
+    Attributes
+    ----------
+    cohort : Cohort or None
+        None: all of the catalog.
+    """
+
+    cohort: Cohort | None
+    lookup: Lookup
+    holdings: Holdings
+    browse: Browse
 
 
 class Catalog:
@@ -65,6 +84,13 @@ class Catalog:
         self.tombstones = Tombstones(self._engine)
         self.outbox = Outbox(self._engine)
         self.orthanc_studies = OrthancStudies(self._engine)
+
+    def within(self, cohort: Cohort | None) -> CatalogView:
+        """What the members of a cohort let somebody see; all, where there is no cohort."""
+        if cohort is None:
+            return CatalogView(None, self.lookup, self.holdings, self.browse)
+        parts = Lookup(self._engine, cohort), Holdings(self._engine, cohort), Browse(self._engine, cohort)
+        return CatalogView(cohort, *parts)
 
     def close(self) -> None:
         """Give the connections back."""

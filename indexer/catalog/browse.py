@@ -7,7 +7,9 @@ from typing import Any
 
 from sqlalchemy import Engine, exists, func, or_, select
 
+from config.access import Cohort
 from indexer.attributes import JsonObject
+from indexer.catalog.cohort import visible
 from indexer.catalog.engine import reading
 from indexer.catalog.schema import instance, patient, series, study
 from indexer.catalog.states import SeriesState
@@ -88,10 +90,17 @@ class ListedStudy:
 
 
 class Browse:
-    """The leafing side of the catalog."""
+    """The leafing side of the catalog.
 
-    def __init__(self, engine: Engine) -> None:
+    Parameters
+    ----------
+    cohort : Cohort, optional
+        Other studies are as if they were not there.
+    """
+
+    def __init__(self, engine: Engine, cohort: Cohort | None = None) -> None:
         self._engine = engine
+        self._visible = visible(cohort)
 
     def studies(self, chosen: StudyFilter, *, first: int, limit: int) -> list[ListedStudy]:
         """Some of the studies that a filter allows, newest Study Date first, then the last to arrive.
@@ -104,17 +113,19 @@ class Browse:
             At most so many.
         """
         newest = (study.c.study_date.desc(), study.c.id.desc())
-        query = _listed().where(*_conditions(chosen)).order_by(*newest).offset(first).limit(limit)
+        query = _listed().where(*self._visible, *_conditions(chosen))
+        query = query.order_by(*newest).offset(first).limit(limit)
         return self._read(query)
 
     def by_uid(self, study_instance_uids: Sequence[str]) -> dict[str, ListedStudy]:
         """Study Instance UID to study, for those that exist."""
-        query = _listed().where(study.c.study_instance_uid.in_(list(study_instance_uids)))
+        query = _listed().where(study.c.study_instance_uid.in_(list(study_instance_uids)), *self._visible)
         return {one.study_instance_uid: one for one in self._read(query)}
 
     def modalities(self) -> list[str]:
         """Every modality of which there is a series."""
-        query = select(series.c.modality).where(series.c.modality != "").distinct().order_by(series.c.modality)
+        query = select(series.c.modality).join(study).where(series.c.modality != "", *self._visible)
+        query = query.distinct().order_by(series.c.modality)
         with reading(self._engine) as connection:
             return list(connection.execute(query).scalars())
 

@@ -8,8 +8,10 @@ from enum import StrEnum
 from sqlalchemy import Engine, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
+from config.access import Cohort
+from indexer.catalog.cohort import visible
 from indexer.catalog.engine import blocks, reading, writing
-from indexer.catalog.schema import commitment, fetched, instance, series
+from indexer.catalog.schema import commitment, fetched, instance, series, study
 from indexer.uids import SOPInstanceUID
 
 
@@ -157,18 +159,21 @@ class Commitments:
             found = connection.execute(chosen).scalar_one_or_none()
         return None if found is None else CommitmentState(found)
 
-    def held(self, sop_instance_uids: Collection[SOPInstanceUID]) -> Mapping[str, HeldInstance]:
+    def held(
+        self, sop_instance_uids: Collection[SOPInstanceUID], cohort: Cohort | None = None
+    ) -> Mapping[str, HeldInstance]:
         """Which of some instances are stored to stay: SOP Instance UID to what is known.
 
-        Neither quarantine counts nor a study that was fetched and may be forgotten.
+        Neither quarantine counts nor a study that was fetched and may be forgotten, nor one outside of the cohort.
         """
         wanted = (instance.c.sop_instance_uid, instance.c.sop_class_uid, instance.c.path, instance.c.sha256)
         passing = series.join(fetched, fetched.c.study_pk == series.c.study_pk)
         staying = instance.c.series_pk.not_in(select(series.c.id).select_from(passing))
+        of_study = select(*wanted).select_from(instance.join(series).join(study)).where(staying, *visible(cohort))
         found: dict[str, HeldInstance] = {}
         with reading(self._engine) as connection:
             for block in blocks(sop_instance_uids):
-                chosen = select(*wanted).where(instance.c.sop_instance_uid.in_(block), staying)
+                chosen = of_study.where(instance.c.sop_instance_uid.in_(block))
                 for row in connection.execute(chosen):
                     found[row[0]] = HeldInstance(row[1], row[2], row[3])
         return found

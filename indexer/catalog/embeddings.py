@@ -11,7 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Connection, Engine, RowMapping, Select, Table, delete, func, insert, select
 
+from config.access import Cohort
 from indexer.answer import BoxLpsMm
+from indexer.catalog.cohort import visible
 from indexer.catalog.engine import BLOCK, JOURNAL_LOCK, blocks, lock, reading, writing
 from indexer.catalog.journal import get_meta, set_meta
 from indexer.catalog.progress import LeasedSeries, end_lease, waiting_for
@@ -233,6 +235,14 @@ class Embeddings:
             for block in blocks(series_pks):
                 ids += connection.execute(query.where(indexing.c.series_pk.in_(block))).scalars()
         return np.sort(np.asarray(ids, dtype=np.int64))
+
+    def ids_within(self, cohort: Cohort, encoder_id: EncoderId, kind: str = GLOBAL) -> NDArray[np.int64]:
+        """Ids (N,), ascending, of the embeddings of a cohort's studies."""
+        members = select(series.c.id).join(study).where(*visible(cohort))
+        query = _of_series(select(embedding.c.id), encoder_id, kind).where(indexing.c.series_pk.in_(members))
+        with reading(self._engine) as connection:
+            rows = connection.execute(query.order_by(embedding.c.id))
+            return np.fromiter(rows.scalars(), dtype=np.int64)
 
     def sequences(
         self, series_pks: Sequence[int], encoder_id: EncoderId, kind: str = GLOBAL

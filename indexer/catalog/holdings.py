@@ -7,6 +7,8 @@ from typing import Any
 
 from sqlalchemy import Engine, delete, exists, func, insert, select, update
 
+from config.access import Cohort
+from indexer.catalog.cohort import visible
 from indexer.catalog.engine import JOURNAL_LOCK, blocks, lock, reading, writing
 from indexer.catalog.lookup import Level
 from indexer.catalog.removal import find_doomed, remove
@@ -44,10 +46,17 @@ class HeldInstance:
 
 
 class Holdings:
-    """The keeping side of the catalog."""
+    """The keeping side of the catalog.
 
-    def __init__(self, engine: Engine) -> None:
+    Parameters
+    ----------
+    cohort : Cohort, optional
+        `instances` and `is_released` know of these studies only.
+    """
+
+    def __init__(self, engine: Engine, cohort: Cohort | None = None) -> None:
         self._engine = engine
+        self._visible = visible(cohort)
 
     def instances(self, unique_keys: Mapping[Level, Sequence[str]], limit: int) -> list[HeldInstance]:
         """The instances below some entities, in order of arrival.
@@ -64,7 +73,7 @@ class Holdings:
         found: list[HeldInstance] = []
         with reading(self._engine) as connection:
             for block in blocks(dict.fromkeys(unique_keys[lowest])):
-                chosen = [*others, _UNIQUE_KEYS[lowest].in_(block)]
+                chosen = [*self._visible, *others, _UNIQUE_KEYS[lowest].in_(block)]
                 query = _held().where(*chosen).order_by(instance.c.id).limit(limit - len(found))
                 found += [HeldInstance(*row) for row in connection.execute(query)]
         return found
@@ -72,7 +81,7 @@ class Holdings:
     def is_released(self, sop_instance_uid: str) -> bool:
         """Whether an instance is known here but only the archive has its file."""
         query = select(instance.c.id).select_from(_TREE)
-        query = query.where(instance.c.sop_instance_uid == sop_instance_uid, _IS_RELEASED)
+        query = query.where(instance.c.sop_instance_uid == sop_instance_uid, _IS_RELEASED, *self._visible)
         with reading(self._engine) as connection:
             return connection.execute(query).first() is not None
 

@@ -6,9 +6,11 @@ from enum import IntEnum
 from functools import reduce
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Select, and_, func, select
+from sqlalchemy import ColumnElement, Connection, Engine, Select, and_, func, select
 
+from config.access import Cohort
 from indexer.attributes import JsonObject
+from indexer.catalog.cohort import visible
 from indexer.catalog.engine import BLOCK, blocks, reading
 from indexer.catalog.schema import instance, patient, quarantine, series, study
 from indexer.catalog.states import SeriesState
@@ -90,10 +92,17 @@ class Summary:
 
 
 class Lookup:
-    """The asking side of the catalog."""
+    """The asking side of the catalog.
 
-    def __init__(self, engine: Engine) -> None:
+    Parameters
+    ----------
+    cohort : Cohort, optional
+        Other studies, and patients that have none of these, are as if they were not there.
+    """
+
+    def __init__(self, engine: Engine, cohort: Cohort | None = None) -> None:
         self._engine = engine
+        self._visible = visible(cohort)
 
     def entities(self, level: Level, prefilter: Prefilter = Prefilter()) -> Iterator[Entity]:
         """Every entity of a level that the prefilter lets through, newest entry last, read in blocks.
@@ -101,7 +110,8 @@ class Lookup:
         The rows of one block are one consistent view; entities that arrive meanwhile may appear.
         """
         key = _TABLES[level].c.id
-        query = _joined(level).where(*_conditions(level, prefilter)).order_by(key).limit(_BLOCK)
+        query = _joined(level).where(*self._seen_at(level), *_conditions(level, prefilter))
+        query = query.order_by(key).limit(_BLOCK)
         after = 0
         while True:
             with reading(self._engine) as connection:
@@ -117,11 +127,11 @@ class Lookup:
         found: dict[int, Summary] = {}
         with reading(self._engine) as connection:
             for block in blocks(pks):
-                found |= _summaries(connection, level, block)
+                found |= _summaries(connection, level, block, self._visible)
         return found
 
     def names_file(self, path: str) -> bool:
-        """Whether a catalog entry, quarantine included, names this file of the spool folder."""
+        """Whether a catalog entry, quarantine and every cohort included, names this file of the spool folder."""
         with reading(self._engine) as connection:
             return any(
                 connection.execute(select(table.c.id).where(table.c.path == path)).first() is not None
@@ -133,7 +143,7 @@ class Lookup:
         found: dict[int, SeriesInfo] = {}
         with reading(self._engine) as connection:
             for block in blocks(series_pks):
-                for row in connection.execute(_series_info().where(series.c.id.in_(block))):
+                for row in connection.execute(_series_info().where(series.c.id.in_(block), *self._visible)):
                     found[row[0]] = SeriesInfo(*row)
         return found
 
@@ -164,33 +174,43 @@ class Lookup:
         """Studies with exactly this Accession Number, in order of arrival."""
         chosen = study.c.accession_number == accession_number
         with reading(self._engine) as connection:
-            rows = connection.execute(select(study.c.study_instance_uid).where(chosen).order_by(study.c.id))
+            found = select(study.c.study_instance_uid).where(chosen, *self._visible)
+            rows = connection.execute(found.order_by(study.c.id))
             return [StudyInstanceUID(uid) for uid in rows.scalars()]
 
     def instance_path(self, sop_instance_uid: str) -> str | None:
         """Path of an instance's file, relative to the spool folder, or None."""
         chosen = instance.c.sop_instance_uid == sop_instance_uid
+        of_study = select(instance.c.path).select_from(instance.join(series).join(study))
         with reading(self._engine) as connection:
-            return connection.execute(select(instance.c.path).where(chosen)).scalar_one_or_none()
+            return connection.execute(of_study.where(chosen, *self._visible)).scalar_one_or_none()
 
     def _series_where(self, condition: Any) -> Sequence[SeriesInfo]:  # noqa: ANN401 - any SQL condition
         with reading(self._engine) as connection:
-            rows = connection.execute(_series_info().where(condition).order_by(series.c.id))
+            rows = connection.execute(_series_info().where(condition, *self._visible).order_by(series.c.id))
             return [SeriesInfo(*row) for row in rows]
 
+    def _seen_at(self, level: Level) -> tuple[ColumnElement[bool], ...]:
+        """The conditions of what may be seen, for a query that begins with the patient and ends at a level."""
+        if level > Level.PATIENT or not self._visible:
+            return self._visible
+        any_study = select(study.c.id).where(study.c.patient_pk == patient.c.id, *self._visible)
+        return (any_study.correlate(patient).exists(),)
 
-def _summaries(connection: Connection, level: Level, pks: list[int]) -> dict[int, Summary]:
+
+def _summaries(
+    connection: Connection, level: Level, pks: list[int], seen: tuple[ColumnElement[bool], ...]
+) -> dict[int, Summary]:
     key = _TABLES[level].c.id
+    chosen = (key.in_(pks), *seen)
     tree = patient.join(study).join(series).join(instance)
     counts = (
         func.count(study.c.id.distinct()),
         func.count(series.c.id.distinct()),
         func.count(instance.c.id),
     )
-    counted = select(key, *counts).select_from(tree).where(key.in_(pks)).group_by(key)
-    kinds = (
-        select(key, series.c.modality, instance.c.sop_class_uid).select_from(tree).where(key.in_(pks)).distinct()
-    )
+    counted = select(key, *counts).select_from(tree).where(*chosen).group_by(key)
+    kinds = select(key, series.c.modality, instance.c.sop_class_uid).select_from(tree).where(*chosen).distinct()
     modalities: dict[int, set[str]] = {pk: set() for pk in pks}
     classes: dict[int, set[str]] = {pk: set() for pk in pks}
     for pk, modality, sop_class_uid in connection.execute(kinds):
