@@ -79,6 +79,7 @@ class StorageSettings(Section):
     retrieve_aet: OptionalAETitle
     release_after_minutes: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     reserve_mib: Annotated[int, Field(ge=0)]
+    encryption_key_file: str
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
@@ -314,6 +315,12 @@ class Settings(Section):
             unknown.append("every rule must have a name of its own")
         if unknown:
             raise ValueError("; ".join(unknown))
+        return self
+
+    @model_validator(mode="after")
+    def _keep_sealed(self) -> Self:
+        if self.storage.encryption_key_file and self.vectors.kind == "milvus":
+            raise ValueError('storage.encryption_key_file does not reach what kind = "milvus" keeps: use "hnsw"')
         return self
 
     def peer(self, aet: str) -> Peer | None:
