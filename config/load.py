@@ -21,6 +21,7 @@ _SECRET = frozenset(
         "vectors.milvus_uri",
         "rules.url",
         "http.tokens",
+        "http.clients.sha256",
         "orthanc.url",
         "orthanc.password",
         "orthanc.token",

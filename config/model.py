@@ -1,33 +1,17 @@
 """The settings of a node, frozen, with units in their names. `defaults.toml` explains every key."""
 
-import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, SecretStr, StringConstraints, model_validator
+from pydantic import Field, SecretStr, StringConstraints, model_validator
 
 from config.access import Cohort
 from config.section import AETitle, Port, Section
+from config.web import HttpSettings
 
 OptionalAETitle = Annotated[str, StringConstraints(max_length=16, pattern=r"^[!-\[\]-~]*$")]
-HttpToken = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._~+/-]{16,512}=*$")]
-"""A bearer token (RFC 6750 section 2.1), too long to be guessed."""
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 PositiveInt = Annotated[int, Field(gt=0)]
-
-
-def _demand_viewer_url(value: str) -> str:
-    name, _, url = value.partition("=")
-    scheme = re.match(r"([a-z][a-z0-9+.-]*):", url)
-    if not name.strip() or scheme is None or scheme[1] in {"javascript", "data", "vbscript", "blob", "file"}:
-        raise ValueError("expected NAME=URL with the address of a viewer")
-    if (fields := set(re.findall(r"{(.*?)}", url))) - {"study", "accession"} or not fields:
-        raise ValueError("expected {study} or {accession}, and nothing else in braces, in the address of a viewer")
-    return value
-
-
-ViewerUrl = Annotated[str, AfterValidator(_demand_viewer_url)]
-"""The name and the address of a viewer: ``OHIF=https://host/viewer?StudyInstanceUIDs={study}``."""
 
 
 class DicomSettings(Section):
@@ -38,6 +22,9 @@ class DicomSettings(Section):
     aet: AETitle
     similar_aet: AETitle
     max_associations: PositiveInt
+    max_associations_per_host: PositiveInt
+    max_waiting_connections: PositiveInt
+    negotiation_timeout_s: PositiveFloat
     max_pdu_bytes: Annotated[int, Field(ge=4096, le=16 * 1024 * 1024)]
     max_object_mib: PositiveInt
     network_timeout_s: PositiveFloat
@@ -52,23 +39,6 @@ class DicomSettings(Section):
         if self.aet == self.similar_aet:
             raise ValueError(f"aet and similar_aet must differ; both are {self.aet}")
         return self
-
-
-class HttpSettings(Section):
-    """The HTTP face.
-
-    Attributes
-    ----------
-    viewer_urls : tuple of str
-        ``NAME=URL``: links that the page offers for a study, with what is to be filled in, in braces.
-    tokens : tuple of str
-        Any of these lets its bearer in (RFC 6750); without one, whoever reaches the port may do everything.
-    """
-
-    host: str
-    port: Port
-    viewer_urls: tuple[ViewerUrl, ...]
-    tokens: tuple[HttpToken, ...]
 
 
 class StorageSettings(Section):
@@ -278,6 +248,7 @@ class Settings(Section):
     data_dir: Path
     bundle: str
     peers: tuple[Peer, ...]
+    cohorts: tuple[Cohort, ...]
     rules: tuple[Rule, ...]
     dicom: DicomSettings
     http: HttpSettings
@@ -313,6 +284,13 @@ class Settings(Section):
         ]
         if len({rule.name for rule in self.rules}) < len(self.rules):
             unknown.append("every rule must have a name of its own")
+        if len({cohort.name for cohort in self.cohorts}) < len(self.cohorts):
+            unknown.append("every cohort must have a name of its own")
+        unknown += [
+            f"cohort of the client {one.name} must be the name of one of the cohorts; {one.cohort} is none"
+            for one in self.http.clients
+            if one.cohort and self.cohort(one.cohort) is None
+        ]
         if unknown:
             raise ValueError("; ".join(unknown))
         return self
@@ -326,6 +304,10 @@ class Settings(Section):
     def peer(self, aet: str) -> Peer | None:
         """Return the peer of an AE title, or None."""
         return next((peer for peer in self.peers if peer.aet == aet), None)
+
+    def cohort(self, name: str) -> Cohort | None:
+        """Return the cohort of a name, or None."""
+        return next((cohort for cohort in self.cohorts if cohort.name == name), None)
 
     def files_to_orthanc(self, aet: str) -> bool:
         """Whether a title, where reports are to go, means the Orthanc over its REST API."""
@@ -349,10 +331,3 @@ class Settings(Section):
     def snapshot_dir(self) -> Path:
         """Folder of the index snapshots."""
         return self.data_dir / "index"
-    cohorts: tuple[Cohort, ...]
-        if len({cohort.name for cohort in self.cohorts}) < len(self.cohorts):
-            unknown.append("every cohort must have a name of its own")
-    def cohort(self, name: str) -> Cohort | None:
-        """Return the cohort of a name, or None."""
-        return next((cohort for cohort in self.cohorts if cohort.name == name), None)
-

@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from types import FrameType
 
 from config.errors import ConfigError
+from config.exposure import demand_safe
 from config.model import Settings
 from dicom_scp.disk import Reserve
 from dicom_scp.forgetting import Forgetter
@@ -31,7 +32,6 @@ from node.metrics import Metrics
 from node.orthanc.follower import Follower
 from node.reports import Reports
 from node.supervisor import WorkerHealth, WorkerState, WorkerSupervisor
-from node.web.access import demand_token_unless_loopback
 from node.web.api import make_app
 from node.web.context import WebContext
 from node.web.decoding import TranscoderPool
@@ -57,12 +57,12 @@ class Node:
     Raises
     ------
     config.errors.ConfigError
-        The bundle cannot be used, for instance because its weights are not installed; or anybody on the network
-        could ask over HTTP.
+        The bundle cannot be used, for instance because its weights are not installed; or strangers on the network
+        could ask, or listen.
     """
 
     def __init__(self, settings: Settings) -> None:
-        demand_token_unless_loopback(settings.http)
+        demand_safe(settings)
         self.settings = settings
         self._bundle = read_bundle(settings.bundle)
         self._bundle.weight_files()

@@ -23,7 +23,7 @@ app.add_typer(orthanc_app, name="orthanc")
 _SECRET_SETTINGS: Any = {
     "catalog": {"url"},
     "vectors": {"milvus_uri"},
-    "http": {"tokens"},
+    "http": {"tokens": True, "clients": {"__all__": {"sha256"}}},
     "rules": {"__all__": {"url"}},
 }
 """Secrets, and addresses that may hold a password."""
@@ -355,13 +355,15 @@ def orthanc_sync(
 
 @config_app.command("check")
 def config_check(config: ConfigFile = None, json: AsJson = False) -> None:
-    """Check the settings, all problems at once, and that the encoder's weights are there.
+    """Check the settings, all problems at once, that no stranger gets in, and that the encoder's weights are there.
 
     --json prints what is in force; tokens and addresses that may hold a password are left out.
     """
+    from config.exposure import demand_safe
     from indexer.bundle import read_bundle
 
     settings = settings_from(config)
+    demand_safe(settings)
     bundle = read_bundle(settings.bundle)
     bundle.weight_files()
     if json:

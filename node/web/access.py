@@ -2,7 +2,6 @@
 
 import hashlib
 import hmac
-import ipaddress
 from typing import Annotated
 from urllib.parse import quote
 
@@ -10,8 +9,7 @@ from fastapi import APIRouter, Form, Request, Response, Security
 from fastapi.responses import HTMLResponse, RedirectResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
-from config.errors import ConfigError
-from config.model import HttpSettings
+from config.exposure import is_loopback
 from node.web.context import context_of
 from node.web.pages.html import html
 from node.web.problems import ProblemError
@@ -24,31 +22,6 @@ _HERE = frozenset({"same-origin", "none"})
 _bearer = HTTPBearer(auto_error=False, description="One of the tokens of `[http] tokens` in the node's settings.")
 
 Bearer = Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]
-
-
-def demand_token_unless_loopback(settings: HttpSettings) -> None:
-    """Refuse to let anybody on the network in.
-
-    Raises
-    ------
-    ConfigError
-        The HTTP face listens beyond this machine, and there is no token.
-    """
-    if not settings.tokens and not is_loopback(settings.host):
-        raise ConfigError(
-            [
-                f"http.tokens: expected a token where http.host is {settings.host}, beyond this machine; got none. "
-                "Set PACSIMILE_HTTP_TOKENS (`openssl rand -hex 32` makes one), or http.host to 127.0.0.1"
-            ]
-        )
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host name or address reaches nothing but this machine."""
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host.lower().rstrip(".") == "localhost"
 
 
 def is_known(request: Request, bearer: HTTPAuthorizationCredentials | None) -> bool:

@@ -7,9 +7,8 @@ from typing import Any
 import pytest
 import requests
 
-from config.errors import ConfigError
-from config.model import HttpSettings
-from node.web.access import demand_token_unless_loopback
+from config.exposure import findings
+from config.load import load_settings
 
 Factory = Callable[..., Any]
 TOKEN, OTHER = "0123456789abcdef-first", "fedcba9876543210-second"
@@ -109,21 +108,28 @@ def test_other_sites_change_nothing_and_other_names_read_nothing(open_node: str)
     assert (rebound.status_code, rebound.json()["code"]) == (403, "other-host")
 
 
-def test_a_node_does_not_listen_to_the_network_without_a_token(pacsimile: Factory, tmp_path: Path) -> None:
+def test_a_node_does_not_listen_to_the_network_without_token_and_tls(pacsimile: Factory, tmp_path: Path) -> None:
     arguments = ("serve", "--data-dir", tmp_path / "data", "--http-port", 0, "--dicom-port", 0, "--bundle", "tiny")
-    done = pacsimile(*arguments, variables={"PACSIMILE_HTTP_HOST": "0.0.0.0"})
-    assert done.status != 0
-    assert "http.tokens" in done.err
-    assert "PACSIMILE_HTTP_TOKENS" in done.err
+    for command in (arguments, ("config", "check")):
+        beyond = {"PACSIMILE_HTTP_HOST": "0.0.0.0", "PACSIMILE_BUNDLE": "tiny"}
+        done = pacsimile(*command, variables=beyond)
+        assert done.status != 0
+        for way_out in ("PACSIMILE_HTTP_TOKENS", "http.tls.certificate_file", "http.plain_beyond_loopback"):
+            assert way_out in done.err
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "node.example.org", "localhost.example.org", ""])
 def test_only_loopback_needs_no_token(host: str) -> None:
-    with pytest.raises(ConfigError, match=r"http\.tokens"):
-        demand_token_unless_loopback(HttpSettings(host=host, port=0, tokens=(), viewer_urls=()))
-    demand_token_unless_loopback(HttpSettings(host=host, port=0, tokens=(TOKEN,), viewer_urls=()))
+    def findings_about(host: str, **more: object) -> list[str]:
+        changed = {f"http.{name}": value for name, value in more.items()}
+        return [one for one in findings(load_settings(overrides={"http.host": host, **changed})) if "http" in one]
+
+    assert len(findings_about(host)) == 2
+    assert len(findings_about(host, tokens=[TOKEN])) == 1
+    assert findings_about(host, tokens=[TOKEN], plain_beyond_loopback=True) == []
+    assert findings_about(host, tokens=[TOKEN], **{"tls.certificate_file": "cert.pem"}) == []
     for here in ("127.0.0.1", "127.1.2.3", "::1", "localhost"):
-        demand_token_unless_loopback(HttpSettings(host=here, port=0, tokens=(), viewer_urls=()))
+        assert findings_about(here) == []
 
 
 def test_tokens_are_not_shown(pacsimile: Factory) -> None:
