@@ -17,12 +17,13 @@ _MAX_PARTS = 512
 
 def content_digest(transfer_syntax_uid: str, dataset: bytes) -> str:
     """SHA-256, in hexadecimal, over a transfer syntax UID and the data set encoded in it: the name of the file."""
-    digest = _content_hash(transfer_syntax_uid)
+    digest = content_hash(transfer_syntax_uid)
     digest.update(dataset)
     return digest.hexdigest()
 
 
-def _content_hash(transfer_syntax_uid: str) -> "hashlib._Hash":
+def content_hash(transfer_syntax_uid: str) -> "hashlib._Hash":
+    """Begin a `content_digest`: the data set is still to be added."""
     return hashlib.sha256(transfer_syntax_uid.encode("ascii", "replace") + b"\0")
 
 
@@ -44,7 +45,7 @@ class Draft:
     def __init__(self, path: Path, header: bytes, transfer_syntax_uid: str) -> None:
         self._path: Path | None = path
         self._header = header
-        self._hash = _content_hash(transfer_syntax_uid)
+        self._hash = content_hash(transfer_syntax_uid)
         self._failure: OSError | None = None
         self._descriptor = -1
         self.transfer_syntax_uid = transfer_syntax_uid

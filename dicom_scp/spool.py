@@ -13,8 +13,10 @@ from uuid import uuid4
 from dicom_scp.disk import Reserve
 from dicom_scp.draft import Draft, content_digest, unstorable
 from dicom_scp.part10 import split_file
+from dicom_scp.sealed_draft import SealedDraft
 from indexer.catalog.receipts import StoredFile
 from indexer.errors import Damaged, Transient
+from indexer.sealing import StoredFolder, StoredPath, Vault, folder_of, plain_size
 
 _STRIPES = 64
 _ABANDONED_S = 24 * 3600.0
@@ -35,6 +37,8 @@ class Spool:
         Made if it is missing.
     reserve_mib : int
         So much of the disk stays free.
+    vault : Vault, optional
+        Seals every file.
 
     Raises
     ------
@@ -42,8 +46,10 @@ class Spool:
         The folder cannot be made or written.
     """
 
-    def __init__(self, folder: Path, reserve_mib: int = 0) -> None:
+    def __init__(self, folder: Path, reserve_mib: int = 0, vault: Vault | None = None) -> None:
         self.folder = folder
+        self.files: StoredFolder = folder_of(folder, vault)
+        self._vault = vault
         self._mine, self._numbers = uuid4().hex, count()
         self._reserve = Reserve(folder, reserve_mib)
         try:
@@ -56,6 +62,10 @@ class Spool:
         """Where the file of a catalog entry is."""
         return self.folder / relative
 
+    def file(self, relative: str) -> StoredPath:
+        """The file of a catalog entry, to be read."""
+        return self.files / relative
+
     def draft(self, header: bytes, transfer_syntax_uid: str) -> Draft:
         """Begin a file; `keep` or `Draft.discard` ends it.
 
@@ -65,6 +75,8 @@ class Spool:
             Everything before the data set (`part10.file_header`).
         """
         path = self.folder / _TEMPORARY / f"{self._mine}-{next(self._numbers):x}"
+        if self._vault is not None:
+            return SealedDraft(path, header, transfer_syntax_uid, self._vault)
         return Draft(path, header, transfer_syntax_uid)
 
     def keep(self, draft: Draft) -> StoredFile:
@@ -83,6 +95,7 @@ class Spool:
         try:
             if target.is_file():
                 size = target.stat().st_size
+                size = size if self._vault is None else plain_size(size)
             else:
                 draft.demand_whole()
                 self._reserve.demand(0)
@@ -107,7 +120,7 @@ class Spool:
             It is missing or not what was written.
         """
         try:
-            transfer_syntax_uid, dataset = split_file(self.path(relative).read_bytes())
+            transfer_syntax_uid, dataset = split_file(self.file(relative).read_bytes())
         except Exception as error:
             raise Damaged(f"stored file {relative} cannot be read") from error
         if content_digest(transfer_syntax_uid, dataset) != Path(relative).stem:

@@ -10,6 +10,7 @@ read and written segment by segment.
 
 import io
 import os
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -220,7 +221,8 @@ class SealedWriter(io.RawIOBase):
     def abandon(self) -> None:
         """Close the file without its end: it can never pass for a complete one."""
         super().close()
-        self._raw.close()
+        with suppress(OSError):  # what cannot be written any more is not needed
+            self._raw.close()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
