@@ -14,8 +14,8 @@ export PATH := $(PATH):/usr/sbin:/sbin
 run: install  ## Start a node on loopback with data in ./pacsimile-data
 	$(BIN)/pacsimile serve
 
-test: install system-packages  ## The whole suite
-	$(BIN)/pytest
+test: install system-packages  ## The whole suite, a file of tests at a time on each core
+	$(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist loadfile
 
 check: install  ## Linters, types, import contracts
 	$(BIN)/ruff check .
