@@ -18,6 +18,7 @@ from indexer.catalog.progress import Progress
 from indexer.catalog.receipts import Receipts
 from indexer.catalog.states import SeriesState
 from indexer.catalog.tombstones import Tombstones
+from indexer.sealing import Vault
 
 __all__ = [
     "Browse",
@@ -60,6 +61,8 @@ class Catalog:
     ----------
     url : str
         SQLAlchemy URL (SQLite or PostgreSQL); the schema is brought up to date.
+    vault : Vault, optional
+        Seals the embeddings, and the snapshots of indexes that are made of them.
 
     Raises
     ------
@@ -71,11 +74,12 @@ class Catalog:
         The URL cannot be used, or its driver is not installed.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, vault: Vault | None = None) -> None:
         self._engine = open_engine(url)
+        self.vault = vault
         self.receipts = Receipts(self._engine)
         self.progress = Progress(self._engine)
-        self.embeddings = Embeddings(self._engine)
+        self.embeddings = Embeddings(self._engine, vault)
         self.journal = Journal(self._engine)
         self.holdings = Holdings(self._engine)
         self.lookup = Lookup(self._engine)

@@ -19,6 +19,8 @@ from indexer.catalog.journal import get_meta, set_meta
 from indexer.catalog.progress import LeasedSeries, end_lease, waiting_for
 from indexer.catalog.schema import chunk, embedding, indexing, journal, series, study
 from indexer.catalog.states import SeriesState
+from indexer.catalog.vector_values import VectorValues
+from indexer.sealing import Vault
 from indexer.uids import EncoderId, SeriesInstanceUID, SliceRef, SOPInstanceUID, StudyInstanceUID
 
 GLOBAL = "GLOBAL"
@@ -103,10 +105,17 @@ class ExportRow(NamedTuple):
 
 
 class Embeddings:
-    """The embedding side of the catalog. Vectors are kept as little-endian float16."""
+    """The embedding side of the catalog.
 
-    def __init__(self, engine: Engine) -> None:
+    Parameters
+    ----------
+    vault : Vault, optional
+        Seals the vectors.
+    """
+
+    def __init__(self, engine: Engine, vault: Vault | None = None) -> None:
         self._engine = engine
+        self._values = VectorValues(vault)
 
     def finish(
         self,
@@ -139,7 +148,7 @@ class Embeddings:
                 if held is not None:
                     _forget(connection, held.id, encoder_id)
                 indexing_pk = _enter_indexing(connection, leased, encoder_id, seconds, notes)
-                _enter_chunks(connection, indexing_pk, leased.series_pk, encoder_id, chunks)
+                _enter_chunks(connection, indexing_pk, leased.series_pk, encoder_id, chunks, self._values)
             if owner is not None:
                 end_lease(connection, leased, owner, {"state": SeriesState.INDEXED, "reason": ""})
 
@@ -205,7 +214,7 @@ class Embeddings:
             if not rows:
                 return
             after = rows[-1].id
-            yield _ids_and_vectors(rows)
+            yield self._ids_and_vectors(rows)
 
     def vectors_of(self, ids: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Those of the embeddings `ids` that exist: ids (N,) and vectors (N, D)."""
@@ -214,7 +223,11 @@ class Embeddings:
             for block in blocks(ids):
                 chosen = embedding.c.id.in_(block)
                 rows += connection.execute(select(embedding.c.id, embedding.c.vector).where(chosen)).all()
-        return _ids_and_vectors(rows)
+        return self._ids_and_vectors(rows)
+
+    def _ids_and_vectors(self, rows: Sequence[tuple[int, bytes]]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        ids = np.asarray([row[0] for row in rows], dtype=np.int64)
+        return ids, self._values.all([row[1] for row in rows])
 
     def series_of(self, ids: Sequence[int]) -> dict[int, int]:
         """Embedding id to the key of its series, for those that exist."""
@@ -256,7 +269,8 @@ class Embeddings:
             for block in blocks(series_pks):
                 rows = connection.execute(query.where(indexing.c.series_pk.in_(block)))
                 for series_pk, group in groupby(rows, key=itemgetter(0)):
-                    found[series_pk] = _sequence(list(group))
+                    _, chunk_pks, volumes, values = zip(*group, strict=True)
+                    found[series_pk] = EmbeddingSequence(chunk_pks, volumes, self._values.all(values))
         return found
 
     def indexings(self, series_pks: Sequence[int], encoder_id: EncoderId) -> dict[int, int]:
@@ -326,7 +340,7 @@ class Embeddings:
                 return
             after = rows[-1].id
             for _, study_uid, series_uid, modality, kind, box, vector in rows:
-                yield ExportRow(study_uid, series_uid, modality, kind, tuple(box), _vector(vector))
+                yield ExportRow(study_uid, series_uid, modality, kind, tuple(box), self._values.one(vector))
 
     def last_indexing(self) -> int:
         """Key of the last indexing that was entered; 0 if there was none."""
@@ -377,7 +391,12 @@ def _enter_indexing(
 
 
 def _enter_chunks(
-    connection: Connection, indexing_pk: int, series_pk: int, encoder_id: EncoderId, chunks: Sequence[EmbeddedChunk]
+    connection: Connection,
+    indexing_pk: int,
+    series_pk: int,
+    encoder_id: EncoderId,
+    chunks: Sequence[EmbeddedChunk],
+    values: VectorValues,
 ) -> None:
     """Enter chunks, their embeddings and the journal of these: three statements, however many there are."""
     rows = [
@@ -397,7 +416,7 @@ def _enter_chunks(
             "chunk_pk": key,
             "encoder_id": encoder_id,
             "kind": kind,
-            "vector": np.asarray(vector, dtype="<f2").tobytes(),
+            "vector": values.kept(vector),
         }
         for key, one in zip(keys, chunks, strict=True)
         for kind, vector in one.embeddings.items()
@@ -439,25 +458,3 @@ def _stored_chunk(row: RowMapping) -> StoredChunk:
         box_lps_mm=tuple(row["box_lps_mm"]),
         slices=tuple(SliceRef(SOPInstanceUID(uid), frame) for uid, frame in row["slices"]),
     )
-
-
-def _sequence(rows: Sequence[tuple[int, int, int, bytes]]) -> EmbeddingSequence:
-    _, chunk_pks, volumes, vectors = zip(*rows, strict=True)
-    data = np.frombuffer(b"".join(vectors), dtype="<f2")
-    return EmbeddingSequence(chunk_pks, volumes, _unit(data.astype(np.float32).reshape(len(rows), -1)))
-
-
-def _vector(data: bytes) -> NDArray[np.float32]:
-    return _unit(np.frombuffer(data, dtype="<f2").astype(np.float32))
-
-
-def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Undo the rounding of float16: rows of length one again."""
-    length = np.linalg.norm(vectors, axis=-1, keepdims=True)
-    return np.asarray(vectors / np.maximum(length, 1e-12), dtype=np.float32)
-
-
-def _ids_and_vectors(rows: Sequence[tuple[int, bytes]]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    ids = np.asarray([row[0] for row in rows], dtype=np.int64)
-    data = np.frombuffer(b"".join(row[1] for row in rows), dtype="<f2")
-    return ids, _unit(data.astype(np.float32).reshape(len(rows), -1) if rows else np.zeros((0, 0), np.float32))
