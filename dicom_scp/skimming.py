@@ -5,12 +5,14 @@ pydicom reads the values, and each only once: most values of an instance are tho
 
 import re
 import struct
+from functools import lru_cache
 from io import BytesIO
 
 from pydicom.filereader import read_dataset
 from pydicom.uid import UID
 
 from dicom_scp.parsing import FIRST_BULK_TAG, encoding_of, quiet
+from dicom_scp.plain_values import plain_value
 from dicom_scp.structure import LONG_VRS, UNDEFINED, NotPlainError, after_items, is_torn
 from indexer.attributes import LEVEL_OF_TAG, InstanceHeader, JsonObject, attribute
 from indexer.uids import SeriesInstanceUID, SOPInstanceUID, StudyInstanceUID
@@ -49,7 +51,7 @@ class Skimmer:
         InstanceHeader or None
             None if something about it is out of the ordinary, torn or without its UIDs: then it has to be parsed.
         """
-        implicit, little, deflated = encoding_of(transfer_syntax_uid)
+        syntax, (implicit, little, deflated) = _syntax(transfer_syntax_uid)
         if not little or deflated:
             return None
         try:
@@ -66,8 +68,8 @@ class Skimmer:
         sop_class, sop_instance, study, series = uids
         return InstanceHeader(
             SOPInstanceUID(sop_instance),
-            UID(sop_class),
-            UID(transfer_syntax_uid),
+            _known_uid(sop_class),
+            syntax,
             SeriesInstanceUID(series),
             StudyInstanceUID(study),
             *levels,
@@ -75,20 +77,22 @@ class Skimmer:
 
     def _values(self, found: _Found, implicit: bool) -> dict[int, JsonObject | None]:
         character_set = found.pop(_CHARACTER_SET, b"")
-        keys = {tag: (implicit, character_set, encoded) for tag, encoded in found.items()}
-        values, unknown = {}, {}
-        for tag, key in keys.items():
+        values: dict[int, JsonObject | None] = {}
+        unknown: dict[int, _Key] = {}
+        for tag, encoded in found.items():
+            key = (implicit, character_set, encoded)
             try:
                 values[tag] = self._remembered[key]
             except KeyError:
-                values[tag] = None
-                unknown[tag] = key
+                values[tag] = plain_value(tag, encoded, implicit)
+                if values[tag] is None:
+                    unknown[tag] = key
         if unknown:
             if len(self._remembered) > _MAX_REMEMBERED:
                 self._remembered.clear()
-            encoded = b"".join((character_set, *(found[tag] for tag in unknown)))
+            together = b"".join((character_set, *(found[tag] for tag in unknown)))
             with quiet():
-                parsed = read_dataset(BytesIO(encoded), implicit, True)
+                parsed = read_dataset(BytesIO(together), implicit, True)
                 for tag, key in unknown.items():
                     values[tag] = self._remembered[key] = attribute(parsed, tag)
         return values
@@ -116,6 +120,12 @@ def _skim(data: bytes | memoryview, implicit: bool) -> tuple[_Found, int]:
     return found, at
 
 
+@lru_cache(maxsize=256)
+def _syntax(transfer_syntax_uid: str) -> tuple[UID, tuple[bool, bool, bool]]:
+    return UID(transfer_syntax_uid), encoding_of(transfer_syntax_uid)
+
+
+_known_uid = lru_cache(maxsize=1024)(UID)
 _implicit_element = struct.Struct("<HHL").unpack_from
 _explicit_element = struct.Struct("<HH2sH").unpack_from
 _long_length = struct.Struct("<L").unpack_from

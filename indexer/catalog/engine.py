@@ -3,7 +3,7 @@
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from importlib import resources
 from itertools import islice
 from pathlib import Path
@@ -15,7 +15,18 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
-from sqlalchemy import URL, Connection, Engine, create_engine, event, func, inspect, make_url, select
+from sqlalchemy import (
+    URL,
+    Connection,
+    Engine,
+    PoolProxiedConnection,
+    create_engine,
+    event,
+    func,
+    inspect,
+    make_url,
+    select,
+)
 from sqlalchemy.exc import (
     ArgumentError,
     DatabaseError,
@@ -40,7 +51,31 @@ JOURNAL_LOCK = 0x50414353_0001
 _MIGRATION_LOCK = 0x50414353_0002
 _VERSION_TABLE = "alembic_version"
 
-_queues: WeakKeyDictionary[Engine, threading.Lock] = WeakKeyDictionary()
+
+class _Writer:
+    """The turn to write in a SQLite database, and a connection for what is written by the driver alone.
+
+    It is kept: what it has read of the database stays valid as long as nobody else writes.
+    """
+
+    def __init__(self) -> None:
+        self.turn = threading.Lock()
+        self._kept: PoolProxiedConnection | None = None
+
+    def connection(self, engine: Engine) -> PoolProxiedConnection:
+        """The connection; for whose turn it is."""
+        if self._kept is None:
+            self._kept = engine.raw_connection()
+        return self._kept
+
+    def give_up(self) -> None:
+        """Close the connection; the next one who writes gets a new one."""
+        kept, self._kept = self._kept, None
+        if kept is not None:
+            kept.close()
+
+
+_writers: WeakKeyDictionary[Engine, _Writer] = WeakKeyDictionary()
 
 
 def open_engine(url: str) -> Engine:
@@ -91,8 +126,9 @@ def _sqlite_engine(url: URL) -> Engine:
         except OSError as error:
             raise Transient(f"the catalog's folder cannot be made: {error.strerror}") from error
     engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S}, hide_parameters=True)
-    _queues[engine] = threading.Lock()
+    writer = _writers[engine] = _Writer()
     _configure_sqlite(engine)
+    event.listen(engine, "engine_disposed", lambda _: writer.give_up())
     return engine
 
 
@@ -126,8 +162,9 @@ def writing(engine: Engine) -> Iterator[Connection]:
         The database's file is not what was written.
     """
     # Threads queue here: SQLite's own waiting is a poll that favours nobody and sleeps up to 100 ms.
-    queue = _queues.get(engine) or nullcontext()
-    with _said("written"), queue, engine.execution_options(writes=True).begin() as connection:
+    writer = _writers.get(engine)
+    turn = writer.turn if writer is not None else nullcontext()
+    with _said("written"), turn, engine.execution_options(writes=True).begin() as connection:
         yield connection
 
 
@@ -140,14 +177,19 @@ def writing_sqlite(engine: Engine) -> Iterator[sqlite3.Cursor]:
     Transient, Refused, Damaged
         As in `writing`.
     """
-    with _said("written"), _queues[engine], closing(engine.raw_connection()) as connection:
-        cursor = connection.cursor()
-        cursor.execute("BEGIN IMMEDIATE")
+    writer = _writers[engine]
+    with _said("written"), writer.turn:
+        connection = writer.connection(engine)
         try:
+            cursor = connection.cursor()
+            cursor.execute("BEGIN IMMEDIATE")
             yield cursor  # type: ignore[misc] # the toolkit knows drivers' cursors as protocols only
             connection.commit()
         except BaseException:
-            connection.rollback()
+            try:
+                connection.rollback()
+            except Exception:  # of whatever kind: a new connection may be better
+                writer.give_up()
             raise
 
 

@@ -1,19 +1,23 @@
 """What is skimmed off a data set is what parsing it says."""
 
+import json
 import struct
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 
 import pytest
 from pydicom import Dataset
+from pydicom.filereader import read_dataset
 from pydicom.sequence import Sequence
 from pydicom.uid import CTImageStorage, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom.dsutils import encode
 
 from dicom_scp.parsing import parse, quiet
 from dicom_scp.part10 import split_file
+from dicom_scp.plain_values import plain_value
 from dicom_scp.skimming import Skimmer
-from indexer.attributes import CATALOGUED_TAGS, InstanceHeader, header_of
+from indexer.attributes import CATALOGUED_TAGS, InstanceHeader, attribute, header_of
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "dicom"
 SYNTAXES = [ExplicitVRLittleEndian, ImplicitVRLittleEndian]
@@ -103,3 +107,34 @@ def _without(keyword: str) -> bytes:
 )  # fmt: skip
 def test_what_is_out_of_the_ordinary_is_left_to_the_parser(what: Callable[[], bytes], syntax: str) -> None:
     assert Skimmer().header(what(), syntax) is None
+
+
+NUMBERS = ["", " ", "0", "12", "-7", "+7", " 7", "7 ", "7  ", "007", "1\\2", "1\\", "\\1", "1.5", "1.50\\-.5", "1e3",
+           "-0", "9" * 16, "1\0", "x", "2147483648", "1 \\ 2", "0.1\\0.2\\0.3 "]  # fmt: skip
+OTHERS = {
+    0x00080023: (b"DA", ["", "20200101", "2020.01.01", "20200101 ", "20200101\\20200102", "2020"]),
+    0x00080033: (b"TM", ["", "10", "101112.5", "101112.500000", "10:11:12", "10-11", "101112 ", "10\\11"]),
+    0x00200052: (b"UI", ["", "1.2", "1.2\0", "1.2 ", "1.2\\1.3", "1.02", "a.b"]),
+    0x00200013: (b"IS", NUMBERS),
+    0x00201041: (b"DS", NUMBERS),
+    0x00200032: (b"DS", NUMBERS),
+}
+
+
+@pytest.mark.parametrize("implicit", [True, False])
+@pytest.mark.parametrize("tag", OTHERS, ids=hex)
+def test_a_plain_value_is_what_the_library_says(tag: int, implicit: bool) -> None:
+    vr, values = OTHERS[tag]
+    plain = 0
+    for value in values:
+        text = value.encode("ascii")
+        length = struct.pack("<L", len(text)) if implicit else vr + struct.pack("<H", len(text))
+        encoded = struct.pack("<HH", tag >> 16, tag & 0xFFFF) + length + text
+        found = plain_value(tag, encoded, implicit)
+        if found is None:
+            continue
+        plain += 1
+        with quiet():
+            said = attribute(read_dataset(BytesIO(encoded), implicit, True), tag)
+        assert json.dumps(found) == json.dumps(said), value
+    assert plain > 1
