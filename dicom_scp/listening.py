@@ -1,7 +1,11 @@
 """Accepting connections: as many as may be, each bounded, with a fast lane for C-STORE."""
 
+import gc
+import logging
 import socket
-from typing import Any
+import struct
+from contextlib import suppress
+from typing import Any, Self
 
 from pynetdicom import evt
 from pynetdicom._handlers import (
@@ -10,10 +14,14 @@ from pynetdicom._handlers import (
     standard_pdu_recv_handler,
     standard_pdu_sent_handler,
 )
-from pynetdicom.transport import RequestHandler, ThreadedAssociationServer
+from pynetdicom.presentation import PresentationContext
+from pynetdicom.transport import AssociationServer, RequestHandler
 
 from dicom_scp.fast_lane import FastLane, StorageScp
 from dicom_scp.transport import BoundedDimse, BoundedSocket
+from dicom_scp.waiting_room import WaitingRoom
+
+logger = logging.getLogger(__name__)
 
 _LOGGERS = (
     (evt.EVT_DIMSE_RECV, standard_dimse_recv_handler),
@@ -23,8 +31,24 @@ _LOGGERS = (
 )
 
 
+_COLLECT_EVERY = 64
+"""The library's associations are cycles: so many that ended are worth a collection of garbage."""
+_LOCAL_LIMIT_EXCEEDED = struct.pack(">BxLxBBB", 0x03, 4, 2, 3, 2)
+"""A-ASSOCIATE-RJ: transient, by the service provider (presentation), local limit exceeded (PS3.8 9.3.4)."""
+
+
+class _SharedContexts(list[PresentationContext]):
+    """Supported contexts that every association has in a list of its own; nobody changes one of them.
+
+    The library copies every one for each association, which takes 30 ms.
+    """
+
+    def __deepcopy__(self, _memo: dict[int, Any]) -> Self:
+        return type(self)(self)
+
+
 class NodeRequestHandler(RequestHandler):  # type: ignore[misc]
-    """Makes the association of an accepted connection, bounded."""
+    """Makes the association of a connection that asked for one, bounded."""
 
     server: "NodeServer"
 
@@ -34,45 +58,90 @@ class NodeRequestHandler(RequestHandler):  # type: ignore[misc]
         self.request.settimeout(bounds.timeout_s)
         association = super()._create_association()
         association.dimse = BoundedDimse(association, bounds.max_object_bytes)
-        bounded = BoundedSocket(association.dul.socket, bounds.max_pdu_bytes, bounds.timeout_s)
+        limits = bounds.max_pdu_bytes, bounds.timeout_s
+        bounded = BoundedSocket(association.dul.socket, *limits, bounds.asked.pop(self.request, b""))
         association.dul.socket = bounded
         bounded.wait_for_events()
         if bounds.storage is not None:
-            limits = bounds.max_pdu_bytes, bounds.timeout_s
             bounded.open_fast_lane(FastLane(association, bounds.storage, *limits))
         for event, handler in _LOGGERS:
             association.unbind(event, handler)
         return association
 
 
-class NodeServer(ThreadedAssociationServer):  # type: ignore[misc]
-    """Listens, and refuses connections while far too many are open.
+class NodeServer(AssociationServer):  # type: ignore[misc]
+    """Listens, lets connections wait until they ask for an association, and bounds how many there are.
 
     Parameters
     ----------
-    max_object_bytes, max_pdu_bytes, max_connections, timeout_s
+    max_object_bytes, max_pdu_bytes, timeout_s
         Bounds of every association.
+    max_associations, max_associations_per_host : int
+        Beyond the first by so many again, or the second, an association is rejected before it costs anything.
+    max_waiting : int
+        Connections that may wait.
+    negotiation_timeout_s : float
+        So long.
     storage : StorageScp, optional
         Who stores what comes in by the fast lane; without one there is none.
     """
+
+    request_queue_size = 128
 
     def __init__(
         self,
         *positional: Any,  # noqa: ANN401 - what the library passes
         max_object_bytes: int,
         max_pdu_bytes: int,
-        max_connections: int,
+        max_associations: int,
+        max_associations_per_host: int,
+        max_waiting: int,
+        negotiation_timeout_s: float,
         timeout_s: float,
         storage: StorageScp | None,
         **named: Any,  # noqa: ANN401 - what the library passes
     ) -> None:
         self.max_object_bytes = max_object_bytes
         self.max_pdu_bytes = max_pdu_bytes
-        self.max_connections = max_connections
         self.timeout_s = timeout_s
         self.storage = storage
+        self.asked: dict[socket.socket, bytes] = {}
+        self._limits = 2 * max_associations, max_associations_per_host
+        self._since_collection = 0
         super().__init__(*positional, request_handler=NodeRequestHandler, **named)
+        self.contexts: list[PresentationContext] = _SharedContexts(self.contexts)
+        self._waiting = WaitingRoom(self._admit, max_waiting, negotiation_timeout_s)
 
-    def verify_request(self, request: Any, client_address: Any) -> bool:  # noqa: ANN401 - as in socketserver
-        """Whether a connection may stay: rejecting it politely would cost two threads."""
-        return len(self.active_associations) < self.max_connections
+    def get_request(self) -> tuple[socket.socket, Any]:
+        """Accept a connection; a handshake of TLS is left to the waiting room."""
+        connection, address = self.socket.accept()
+        return connection, address
+
+    def process_request(self, request: socket.socket, client_address: Any) -> None:  # noqa: ANN401 - as above
+        """Let a connection wait until it asks for an association."""
+        self._waiting.enter(request, client_address, self.ssl_context)
+
+    def _admit(self, connection: socket.socket, address: Any, request: bytes) -> None:  # noqa: ANN401 - as above
+        hosts = [str(one.requestor.address_info.address) for one in self.active_associations]
+        in_all, per_host = self._limits
+        of_host = hosts.count(str(address[0]))
+        if len(hosts) >= in_all or of_host >= per_host:
+            logger.warning("an association is rejected: %d are open, %d of its host", len(hosts), of_host)
+            with suppress(OSError):
+                connection.send(_LOCAL_LIMIT_EXCEEDED)
+            connection.close()
+            return
+        self.asked[connection] = request
+        self._since_collection += 1
+        self.finish_request(connection, address)
+
+    def service_actions(self) -> None:
+        """Collect what ended associations leave behind, where the library would every three seconds."""
+        if self._since_collection >= _COLLECT_EVERY:
+            self._since_collection = 0
+            gc.collect()
+
+    def server_close(self) -> None:
+        """Listen no more, and let nobody wait."""
+        super().server_close()
+        self._waiting.close()

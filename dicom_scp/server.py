@@ -147,7 +147,10 @@ class DicomServer:
                 server_class=NodeServer,
                 max_object_bytes=dicom.max_object_mib << 20,
                 max_pdu_bytes=dicom.max_pdu_bytes,
-                max_connections=2 * dicom.max_associations,
+                max_associations=dicom.max_associations,
+                max_associations_per_host=dicom.max_associations_per_host,
+                max_waiting=dicom.max_waiting_connections,
+                negotiation_timeout_s=dicom.negotiation_timeout_s,
                 timeout_s=dicom.network_timeout_s,
                 storage=self._handlers if dicom.fast_lane else None,
             )

@@ -14,11 +14,10 @@ from pynetdicom.transport import AssociationSocket
 
 from dicom_scp.notices import NotifyingDimse
 from dicom_scp.read_ahead import ReadAhead
+from dicom_scp.waiting_room import LONGEST_REQUEST_BYTES
 
 logger = logging.getLogger(__name__)
 
-_MAX_NEGOTIATION_BYTES = 1 << 20
-"""An A-ASSOCIATE-RQ is bound by no announced length; 128 contexts of all transfer syntaxes need far less."""
 _QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)  # Linux only
 _MAX_COMMAND_BYTES = 1 << 16
 _MAX_WAITING_MESSAGES = 16
@@ -98,11 +97,16 @@ class BoundedSocket(AssociationSocket):  # type: ignore[misc]
         Longest PDU that the node announced (PS3.8 D.1).
     timeout_s : float
         So long a PDU may take from its first byte to its last.
+    request : bytes
+        The A-ASSOCIATE-RQ, which was read already.
     """
 
-    def __init__(self, accepted: AssociationSocket, max_pdu_bytes: int, timeout_s: float) -> None:
+    def __init__(
+        self, accepted: AssociationSocket, max_pdu_bytes: int, timeout_s: float, request: bytes = b""
+    ) -> None:
         self.__dict__.update(accepted.__dict__)
-        self._longest = max(max_pdu_bytes, _MAX_NEGOTIATION_BYTES)
+        self._longest = max(max_pdu_bytes, LONGEST_REQUEST_BYTES)
+        self._request = memoryview(request)
         self._timeout_s = timeout_s
         self._bell: Bell | None = None
         self._lane: Lane | None = None
@@ -130,6 +134,8 @@ class BoundedSocket(AssociationSocket):  # type: ignore[misc]
 
         Before there is, the fast lane may have received any number of C-STORE requests.
         """
+        if self._request:
+            return True
         if self._bell is None:
             return bool(super().ready)
         if self.socket is None or not self._is_connected:
@@ -151,32 +157,39 @@ class BoundedSocket(AssociationSocket):  # type: ignore[misc]
         return self.socket in readable
 
     def recv(self, nr_bytes: int) -> bytearray:
-        """Read exactly so many bytes, or fewer if the peer closed the connection.
+        """Read exactly so many bytes, or fewer, which ends the association.
 
-        Raises
-        ------
-        OSError
-            More than the longest PDU is announced, or they take too long.
+        That is so if the peer closed the connection or takes too long, or if it announced more than the longest
+        PDU, which aborts it.
         """
         if nr_bytes > self._longest:
-            raise OSError(f"PDU of {nr_bytes} bytes announced, longest {self._longest}")
-        deadline = time.monotonic() + self._timeout_s
-        self._acknowledge_at_once()
+            logger.warning("PDU of %d bytes announced, longest %d: aborted", nr_bytes, self._longest)
+            self.event_queue.put(_UNRECOGNISED_PDU)
+            return bytearray()
+        if self._request:
+            begun, self._request = bytearray(self._request[:nr_bytes]), self._request[nr_bytes:]
+            return begun
         data = bytearray(nr_bytes)
         read = 0
         if self._lane is not None and self._lane.ahead:
             ahead = self._lane.ahead.take(nr_bytes)
             read = len(ahead)
             data[:read] = ahead
-        with memoryview(data) as view:
-            while read < nr_bytes:
-                if time.monotonic() > deadline:
-                    raise TimeoutError(f"PDU not complete after {self._timeout_s} s")
-                count = self.socket.recv_into(view[read:])
-                if count == 0:
-                    break
-                read += count
+        with memoryview(data) as view, suppress(OSError):
+            read = self._fill(view, read)
         return data if read == nr_bytes else data[:read]
+
+    def _fill(self, view: memoryview, read: int) -> int:
+        """Read until a buffer is full, or no more comes in time; returns how much of it is filled."""
+        deadline = time.monotonic() + self._timeout_s
+        self._acknowledge_at_once()
+        while read < len(view):
+            count = self.socket.recv_into(view[read:]) if time.monotonic() < deadline else 0
+            if count == 0:
+                logger.warning("PDU not complete, after %s s at the latest: closed", self._timeout_s)
+                break
+            read += count
+        return read
 
     def _acknowledge_at_once(self) -> None:
         """Spare a peer that sends small pieces without TCP_NODELAY the 40 ms of a delayed acknowledgement."""
