@@ -1,8 +1,11 @@
 """Waiting for a seed: while it is fetched, while it settles, while it is indexed; never beyond a deadline."""
 
+import copy
 import time
 from collections.abc import Callable, Collection
+from typing import Self
 
+from config.access import Cohort
 from indexer.answer import Answer, Finder, Seed
 from indexer.catalog import Catalog, Lookup, SeriesState
 from indexer.catalog.lookup import SeriesInfo
@@ -57,8 +60,15 @@ class WaitingFinder:
     ) -> None:
         self._finder = finder
         self._catalog = catalog
+        self._lookup = catalog.lookup
         self._being_sent = being_sent
         self._patience = patience
+
+    def within(self, cohort: Cohort | None) -> Self:
+        """Answer as if only the studies of a cohort were there; see `indexer.answer.Finder.within`."""
+        seen = copy.copy(self)
+        seen._finder, seen._lookup = self._finder.within(cohort), self._catalog.within(cohort).lookup
+        return seen
 
     def similar(
         self,
@@ -78,7 +88,7 @@ class WaitingFinder:
     def wait(self, seed: Seed) -> None:
         """Wait until every series of the seed is indexed, parked or of no images, or patience ends."""
         while self._patience.lasts():
-            infos = [info for info in seed_series(self._catalog.lookup, seed) if info.state in _ON_THE_WAY]
+            infos = [info for info in seed_series(self._lookup, seed) if info.state in _ON_THE_WAY]
             if not infos:
                 return
             pks = {info.series_pk for info in infos}

@@ -3,8 +3,9 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import Protocol, Self
 
+from config.access import Cohort
 from indexer.uids import EncoderId, SeriesInstanceUID, SliceRef, SOPInstanceUID, StudyInstanceUID
 
 BoxLpsMm = tuple[float, float, float, float, float, float]
@@ -129,6 +130,13 @@ class Answer:
 
 class Finder(Protocol):
     """Answers questions for similar studies; safe to call from many threads."""
+
+    def within(self, cohort: Cohort | None) -> Self:
+        """Return who answers as if only the studies of a cohort were there, as seeds and as hits; None: all.
+
+        What is usual in the archive, by which similarities are read, is still reckoned from all of it.
+        """
+        ...
 
     def similar(
         self,

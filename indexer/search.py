@@ -1,12 +1,15 @@
 """From a seed to related studies: candidates by the vector index, exact re-ranking, its patient set apart."""
 
+import copy
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import replace
 from itertools import islice
-from typing import Protocol
+from typing import Protocol, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
+from config.access import Cohort
 from config.model import SearchSettings
 from indexer.alignment import Alignment, align_all
 from indexer.answer import Answer, ChunkMatch, Completeness, Seed, SeriesHit, StudyHit
@@ -42,11 +45,18 @@ class Search:
 
     def __init__(self, catalog: Catalog, source: IndexSource, settings: SearchSettings) -> None:
         self._catalog = catalog
+        self._view = catalog.within(None)
         self._source = source
         self._candidates = settings.candidates_per_chunk
         self._least_similarity = settings.least_similarity
         self._remembered = Remembered(catalog.embeddings)
         self._recalibration = Recalibration(catalog, self._remembered)
+
+    def within(self, cohort: Cohort | None) -> Self:
+        """A search for which only a cohort's studies are there; see `indexer.answer.Finder.within`."""
+        seen = copy.copy(self)
+        seen._view = self._catalog.within(cohort)
+        return seen
 
     def similar(
         self,
@@ -102,7 +112,7 @@ class Search:
         scales = calibration.scales({info.modality for info, _ in query.series})
         judge = Judge(query, scales, self._least_similarity)
         judged = [one for of_study in scored.values() if (one := judge.judged(of_study)) is not None]
-        hits = own_newest_first(self._catalog.lookup, ranked(judged, scored, limit), limit)
+        hits = own_newest_first(self._view.lookup, ranked(judged, scored, limit), limit)
         explained = self._explained(judge, hits, scored, encoder_id, own_chunks)
         return Answer(encoder_id, explained, scales is not None, query.is_unusual(calibration))
 
@@ -142,7 +152,7 @@ class Search:
         return Parked("the seed holds no CT or MR images")
 
     def _seed_series(self, seed: Seed) -> Sequence[SeriesInfo]:
-        lookup = self._catalog.lookup
+        lookup = self._view.lookup
         if seed.sop_instance_uids:
             return lookup.series_of_instances(seed.sop_instance_uids)
         if seed.series_instance_uid is not None:
@@ -156,11 +166,11 @@ class Search:
         self, query: Query, index: VectorIndex, encoder_id: EncoderId, allowed: frozenset[int] | None
     ) -> dict[int, SeriesInfo]:
         """Series near any chunk of the query, and all of the patient's own; the query's study left out."""
-        embeddings, lookup = self._catalog.embeddings, self._catalog.lookup
+        embeddings, lookup = self._catalog.embeddings, self._view.lookup
         series_pks = {info.series_pk for pk in query.patient_pks for info in lookup.series_of_patient(pk)}
         # The patient's own chunks are near as well, and must not take the place of others.
         crowd = min(len(embeddings.ids_of_series(sorted(series_pks), encoder_id)), 4 * self._candidates)
-        allowed_ids = None if allowed is None else embeddings.ids_of_series(sorted(allowed), encoder_id)
+        allowed_ids = self._allowed_ids(encoder_id, allowed)
         if len(index) and (allowed_ids is None or len(allowed_ids)):
             neighbours = index.search(query.vectors, self._candidates + crowd, allowed_ids)
             series_pks |= self._remembered.series_of(np.unique(neighbours.ids[neighbours.ids >= 0]).tolist())
@@ -171,6 +181,15 @@ class Search:
             for pk, info in infos.items()
             if info.study_pk not in query.study_pks and info.modality in modalities
         }
+
+    def _allowed_ids(self, encoder_id: EncoderId, allowed: frozenset[int] | None) -> NDArray[np.int64] | None:
+        """Embeddings that may be found; None: all. Those of others take no place among the candidates."""
+        embeddings, cohort = self._catalog.embeddings, self._view.cohort
+        asked = None if allowed is None else embeddings.ids_of_series(sorted(allowed), encoder_id)
+        if cohort is None:
+            return asked
+        seen = embeddings.ids_within(cohort, encoder_id)
+        return seen if asked is None else np.intersect1d(asked, seen, assume_unique=True)
 
     def _explained(
         self,

@@ -9,6 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
+from config.access import Cohort
 from config.model import SearchSettings, VectorSettings
 from indexer import remembered as remembered_module
 from indexer.answer import Answer, Completeness, Relation, Seed, StudyHit
@@ -296,6 +297,36 @@ def test_only_allowed_series_are_found(world: World) -> None:
     assert uids(world.similar("2.25.1", allowed_series=frozenset([pks["2.25.4.1"]])).hits, None) == ["2.25.4"]
     assert world.similar("2.25.1", allowed_series=frozenset()).hits == ()
     assert world.similar("2.25.1", allowed_series=frozenset([10**6])).hits == ()
+
+
+@pytest.mark.parametrize("kind", ["exact", "hnsw"])
+def test_a_cohort_is_all_that_there_is(world: World, kind: str) -> None:
+    world.kind = kind
+    world.add("2.25.1", look(range(5), 0), patient="P")
+    for number in range(10, 20):  # hidden, and nearer than anything that is seen
+        world.add(f"2.25.{number}", look(range(5), number, 0.05))
+    world.add("2.25.20", look(range(5), 20, 0.05), patient="P")  # a prior that is hidden
+    world.add("2.25.3", look(range(5), 3, 0.6))
+    world.add("2.25.4", look(range(5), 4, 0.7))
+    world.search()
+    assert world.keeper is not None
+    whole = Search(world.catalog, world.keeper, SearchSettings(candidates_per_chunk=1, least_similarity=0))
+    seed = Seed(study_instance_uid=StudyInstanceUID("2.25.1"))
+    seen = whole.within(Cohort(name="some", study_instance_uid=("2.25.1", "2.25.3", "2.25.4")))
+    assert uids(seen.similar(seed, limit=10).hits, None)[0] == "2.25.3"
+    assert set(uids(seen.similar(seed, limit=10).hits, None)) <= {"2.25.3", "2.25.4"}
+    assert "2.25.3" not in uids(whole.similar(seed, limit=10).hits, None)  # there the nearer ones take its place
+    infos = {uid: world.catalog.lookup.series_by_uid(f"{uid}.1") for uid in ("2.25.10", "2.25.4")}
+    both = frozenset(info.series_pk for info in infos.values() if info is not None)
+    assert uids(seen.similar(seed, limit=10, allowed_series=both).hits, None) == ["2.25.4"]
+    for hidden in (
+        Seed(study_instance_uid=StudyInstanceUID("2.25.10")),
+        Seed(series_instance_uid=SeriesInstanceUID("2.25.10.1")),
+        Seed(sop_instance_uids=(SOPInstanceUID("2.25.10.1.0"),)),
+    ):
+        with pytest.raises(NotFound):
+            seen.similar(hidden, limit=1)
+    assert whole.similar(Seed(series_instance_uid=SeriesInstanceUID("2.25.10.1")), limit=1).hits
 
 
 def test_a_region_and_instances_choose_the_chunks_asked_about(world: World) -> None:

@@ -1,5 +1,6 @@
 """A running node on a real port, peers that associate with it, small instances, and an honest small finder."""
 
+import copy
 import os
 import shutil
 import socket
@@ -10,7 +11,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind as S
 from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelGet as StudyGet
 from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelMove as StudyMove
 
+from config.access import Cohort
 from config.load import load_settings
 from config.model import Settings
 from dicom_scp.server import DicomServer
@@ -97,7 +99,7 @@ class HistogramFinder:
     encoder_id = EncoderId("histogram-16")
 
     def __init__(self, catalog: Catalog, spool: Spool) -> None:
-        self._lookup, self._spool = catalog.lookup, spool
+        self._catalog, self._lookup, self._spool = catalog, catalog.lookup, spool
         self._features: dict[int, np.ndarray] = {}
         self._slices: dict[int, tuple[SliceRef, ...]] = {}
         self.asked: list[tuple[Seed, frozenset[int] | None]] = []
@@ -116,6 +118,11 @@ class HistogramFinder:
             mean = np.mean([feature for _, feature in slices], axis=0)
             self._features[key] = mean / np.linalg.norm(mean)
             self._slices[key] = tuple(ref for ref, _ in slices)
+
+    def within(self, cohort: Cohort | None) -> Self:
+        seen = copy.copy(self)
+        seen._lookup = self._catalog.within(cohort).lookup
+        return seen
 
     def similar(
         self,
