@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, SecretStr, StringConstraints, model_validator
 
-from config.access import Cohort
+from config.access import Cohort, DicomTlsSettings, Peer, UnknownPeers
 from config.section import AETitle, Port, Section
 from config.web import HttpSettings
 
@@ -21,6 +21,8 @@ class DicomSettings(Section):
     port: Port
     aet: AETitle
     similar_aet: AETitle
+    unknown_peers: UnknownPeers
+    plain_beyond_loopback: bool
     max_associations: PositiveInt
     max_associations_per_host: PositiveInt
     max_waiting_connections: PositiveInt
@@ -33,6 +35,8 @@ class DicomSettings(Section):
     seed_from_standard_keys: bool
     seed_by_sending_minutes: PositiveFloat
     max_results: PositiveInt
+
+    tls: DicomTlsSettings
 
     @model_validator(mode="after")
     def _tell_apart(self) -> Self:
@@ -234,14 +238,6 @@ class LogSettings(Section):
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 
 
-class Peer(Section):
-    """Another DICOM node: where the AE title listens."""
-
-    aet: AETitle
-    host: str
-    port: Annotated[int, Field(gt=0, le=65535)]
-
-
 class Settings(Section):
     """Everything a node needs to know; made by `config.load.load_settings` and passed in."""
 
@@ -267,7 +263,7 @@ class Settings(Section):
 
     @model_validator(mode="after")
     def _know_peers(self) -> Self:
-        known = {peer.aet for peer in self.peers}
+        known = {peer.aet for peer in self.peers if peer.host}
         wanted = {"storage.retrieve_aet": self.storage.retrieve_aet, "fetch.source_aet": self.fetch.source_aet}
         unknown = [
             f"{key} must be the aet of one of the peers; {aet} is none"
@@ -286,6 +282,24 @@ class Settings(Section):
             unknown.append("every rule must have a name of its own")
         if len({cohort.name for cohort in self.cohorts}) < len(self.cohorts):
             unknown.append("every cohort must have a name of its own")
+        if len({peer.aet for peer in self.peers}) < len(self.peers):
+            unknown.append("every peer must have an aet of its own")
+        unknown += [
+            f"the cohort of {who} must be the name of one of the cohorts; {cohort} is none"
+            for who, cohort in [
+                *((f"the peer {peer.aet}", peer.cohort) for peer in self.peers),
+                *((f"the client {client.name}", client.cohort) for client in self.http.clients),
+            ]
+            if cohort and self.cohort(cohort) is None
+        ]
+        unknown += [
+            f"the certificate of the peer {peer.aet} can be seen only where there is dicom.tls with "
+            "require_client_certificate"
+            for peer in self.peers
+            if peer.has_certificate
+            and not peer.host
+            and not (self.dicom.tls.is_on and self.dicom.tls.require_client_certificate)
+        ]
         unknown += [
             f"cohort of the client {one.name} must be the name of one of the cohorts; {one.cohort} is none"
             for one in self.http.clients
@@ -302,8 +316,8 @@ class Settings(Section):
         return self
 
     def peer(self, aet: str) -> Peer | None:
-        """Return the peer of an AE title, or None."""
-        return next((peer for peer in self.peers if peer.aet == aet), None)
+        """Return the peer of an AE title that can be called, or None."""
+        return next((peer for peer in self.peers if peer.aet == aet and peer.host), None)
 
     def cohort(self, name: str) -> Cohort | None:
         """Return the cohort of a name, or None."""

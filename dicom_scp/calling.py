@@ -15,7 +15,8 @@ from pynetdicom.dimse_messages import C_GET_RQ, C_MOVE_RQ, C_STORE_RQ
 from pynetdicom.dimse_primitives import C_GET, C_MOVE, C_STORE
 from pynetdicom.presentation import PresentationContext
 
-from config.model import DicomSettings, Peer
+from config.access import Peer
+from config.model import DicomSettings
 from dicom_scp.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicom_scp.transport import BoundedSocket
 from indexer.errors import Transient

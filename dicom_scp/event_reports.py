@@ -13,7 +13,8 @@ from pynetdicom.dsutils import encode
 from pynetdicom.sop_class import StorageCommitmentPushModel, StorageCommitmentPushModelInstance
 from pynetdicom.status import code_to_category
 
-from config.model import DicomSettings, Peer
+from config.access import Peer
+from config.model import DicomSettings
 from dicom_scp.calling import associated
 from dicom_scp.commitment import OpenAssociation, OpenAssociations
 from dicom_scp.contexts import QUERY_TRANSFER_SYNTAXES

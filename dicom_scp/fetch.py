@@ -10,7 +10,8 @@ from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import build_context
 from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind
 
-from config.model import Peer, Settings
+from config.access import Peer
+from config.model import Settings
 from dicom_scp import statuses
 from dicom_scp.calling import associated
 from dicom_scp.errors import Mismatched

@@ -9,7 +9,8 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import build_context
 from pynetdicom.dimse_primitives import C_STORE
 
-from config.model import DicomSettings, Peer
+from config.access import Peer
+from config.model import DicomSettings
 from dicom_scp.calling import Association, associated, next_message, send_request
 from dicom_scp.parsing import parse, quiet
 from indexer.errors import Refused, Transient

@@ -17,7 +17,8 @@ from pynetdicom.sop_class import (
     StudyRootQueryRetrieveInformationModelMove,
 )
 
-from config.model import DicomSettings, Peer
+from config.access import Peer
+from config.model import DicomSettings
 from dicom_scp import statuses
 from dicom_scp.calling import Association, associated, next_message, send_request
 from dicom_scp.contexts import STORAGE_TRANSFER_SYNTAXES

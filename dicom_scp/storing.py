@@ -13,7 +13,8 @@ from pynetdicom import build_context
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.presentation import PresentationContext
 
-from config.model import DicomSettings, Peer
+from config.access import Peer
+from config.model import DicomSettings
 from dicom_scp.calling import MAX_CONTEXTS, Association, associated, next_message, send_request
 from dicom_scp.spool import Spool
 from dicom_scp.transcoding import COMPRESSED_TARGETS, TARGETS, Transcoder
