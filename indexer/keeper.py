@@ -16,6 +16,7 @@ from indexer.bundle import EMBEDDING_DIM
 from indexer.catalog import Catalog
 from indexer.catalog.embeddings import GLOBAL
 from indexer.errors import Damaged, NotFound, Transient
+from indexer.sealing import folder_of
 from indexer.uids import EncoderId
 from indexer.vectors import VectorIndex, milvus
 from indexer.vectors.factory import IndexParameters, create, restore
@@ -114,7 +115,7 @@ class IndexKeeper:
             self._written_at = time.monotonic()
             folder = self._snapshot_folder(followed.index.encoder_id)
             replaced = _digest(folder)
-            followed.index.snapshot(folder, followed.sequence)
+            followed.index.snapshot(folder_of(folder, self._catalog.vault), followed.sequence)
             written = _digest(folder)
             if written is not None and written != replaced:
                 self._catalog.journal.vouch(written, replaced)
@@ -180,7 +181,7 @@ class IndexKeeper:
                     raise Damaged("expected a snapshot that the catalog knows of, got another")
                 index, sequence = restore(
                     self._settings.kind,
-                    folder,
+                    folder_of(folder, self._catalog.vault),
                     dim=EMBEDDING_DIM,
                     encoder_id=encoder_id,
                     parameters=self._parameters,

@@ -5,12 +5,12 @@ contract and small types only and reaches no index library; `indexer.vectors.fac
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from indexer.sealing import StoredFolder
 from indexer.uids import EncoderId
 
 
@@ -100,12 +100,12 @@ class VectorIndex(Protocol):
         """
         ...
 
-    def snapshot(self, folder: Path, sequence: int) -> None:
+    def snapshot(self, folder: StoredFolder, sequence: int) -> None:
         """Write everything to a folder; a crash at any moment leaves this snapshot or the previous one whole.
 
         Parameters
         ----------
-        folder : Path
+        folder : StoredFolder
             Belongs to this index alone; made if absent.
         sequence : int
             The position in the catalog's journal up to which this index has followed.

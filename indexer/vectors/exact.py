@@ -1,12 +1,12 @@
 """Exact search over vectors in memory: the yardstick of the other kinds, and enough for small archives."""
 
 import threading
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from indexer.errors import Damaged, Transient
+from indexer.sealing import StoredFolder
 from indexer.uids import EncoderId
 from indexer.vectors import Neighbours, checks, ranking, snapshot
 from indexer.vectors.locks import PhaseFairLock
@@ -75,7 +75,7 @@ class ExactIndex:
             rows = None if allowed is None else table.rows_of(allowed)
             return ranking.nearest(queries, table.vectors, table.ids, k, rows)
 
-    def snapshot(self, folder: Path, sequence: int) -> None:
+    def snapshot(self, folder: StoredFolder, sequence: int) -> None:
         """Write ids and vectors to a folder."""
         with self._changing:
             table = self._table()
@@ -100,7 +100,7 @@ class ExactIndex:
                 self._rows = fresh
 
 
-def restore(folder: Path, *, dim: int, encoder_id: EncoderId) -> tuple[ExactIndex, int]:
+def restore(folder: StoredFolder, *, dim: int, encoder_id: EncoderId) -> tuple[ExactIndex, int]:
     """Open a snapshot.
 
     Returns

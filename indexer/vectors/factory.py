@@ -1,9 +1,9 @@
 """Make and restore vector indexes by the name of their kind."""
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from config.errors import ConfigError
+from indexer.sealing import StoredFolder
 from indexer.uids import EncoderId
 from indexer.vectors import VectorIndex, exact, hnsw, milvus
 from indexer.vectors.graph import GraphParameters
@@ -61,7 +61,7 @@ def create(kind: str, *, dim: int, encoder_id: EncoderId, parameters: IndexParam
 
 
 def restore(
-    kind: str, folder: Path, *, dim: int, encoder_id: EncoderId, parameters: IndexParameters | None = None
+    kind: str, folder: StoredFolder, *, dim: int, encoder_id: EncoderId, parameters: IndexParameters | None = None
 ) -> tuple[VectorIndex, int]:
     """Open the snapshot in a folder.
 
@@ -69,7 +69,7 @@ def restore(
     ----------
     kind, dim, encoder_id, parameters
         As for `create`.
-    folder : Path
+    folder : StoredFolder
         As given to `VectorIndex.snapshot`.
 
     Returns

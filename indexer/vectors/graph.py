@@ -13,17 +13,24 @@
 - With one thread the library starts none of its own.
 """
 
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import hnswlib
 import numpy as np
 from numpy.typing import NDArray
 
 from indexer.errors import Damaged, Transient
+from indexer.sealing import StoredFolder
 
 FILE = "graph.bin"
 _SPACE = "ip"
+_PIECE_BYTES = 1 << 20
 _MOST_ROWS = 2**31 - 1
 
 
@@ -131,8 +138,8 @@ class Graph:
             return None
         return rows.astype(np.int64), 1 - distances
 
-    def save(self, folder: Path) -> None:
-        """Write `FILE`.
+    def save(self, folder: StoredFolder) -> None:
+        """Write `FILE`; to a sealed folder by way of memory, as the library knows paths only.
 
         Raises
         ------
@@ -140,6 +147,14 @@ class Graph:
             If less than everything was written.
         """
         path = folder / FILE
+        if isinstance(path, Path):
+            self._save(path)
+            return
+        with _in_memory() as (plain, where), path.open("wb") as sealed:
+            self._save(where)
+            shutil.copyfileobj(plain, sealed, _PIECE_BYTES)
+
+    def _save(self, path: Path) -> None:
         expected = self._index.index_file_size()
         try:
             self._index.save_index(str(path))
@@ -149,7 +164,7 @@ class Graph:
             raise OSError(f"expected {expected} bytes in {FILE}, got {path.stat().st_size}")
 
 
-def load_graph(folder: Path, dim: int, parameters: GraphParameters) -> Graph:
+def load_graph(folder: StoredFolder, dim: int, parameters: GraphParameters) -> Graph:
     """Read what `Graph.save` wrote, its checksum having been verified.
 
     Raises
@@ -157,7 +172,21 @@ def load_graph(folder: Path, dim: int, parameters: GraphParameters) -> Graph:
     indexer.errors.Damaged
         If the library does not accept the file.
     """
+    path = folder / FILE
     try:
-        return Graph(dim, parameters, file=folder / FILE)
+        if isinstance(path, Path):
+            return Graph(dim, parameters, file=path)
+        with _in_memory() as (plain, where), path.open("rb") as sealed:
+            shutil.copyfileobj(sealed, plain, _PIECE_BYTES)
+            plain.flush()
+            return Graph(dim, parameters, file=where)
     except RuntimeError as error:
         raise Damaged(f"expected a graph in {FILE}, got a file that hnswlib refuses: {error}") from error
+
+
+@contextmanager
+def _in_memory() -> Iterator[tuple[BinaryIO, Path]]:
+    """A file that is on no disk, and a path that leads to it while it is open."""
+    descriptor = os.memfd_create(FILE, os.MFD_CLOEXEC)
+    with open(descriptor, "w+b") as file:  # noqa: PTH123 - a descriptor
+        yield file, Path(f"/proc/self/fd/{descriptor}")

@@ -9,12 +9,12 @@ import atexit
 import threading
 import weakref
 from dataclasses import asdict
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from indexer.errors import Damaged, Transient
+from indexer.sealing import StoredFolder
 from indexer.uids import EncoderId
 from indexer.vectors import Neighbours, checks, ranking, snapshot
 from indexer.vectors.graph import Graph, GraphParameters, load_graph
@@ -107,7 +107,7 @@ class HnswIndex:
                 answer.ids[open_queries], answer.similarities[open_queries] = found.ids, found.similarities
             return answer
 
-    def snapshot(self, folder: Path, sequence: int) -> None:
+    def snapshot(self, folder: StoredFolder, sequence: int) -> None:
         """Write graph and table to a folder, built anew first if more than half of the rows are dead.
 
         Searches go on, additions wait. hnswlib holds the interpreter while it writes its file.
@@ -120,7 +120,7 @@ class HnswIndex:
             parameters: dict[str, int | str] = {**asdict(self._parameters), "space": "ip"}
             description = snapshot.Description(KIND, self.dim, self.encoder_id, len(rows), sequence, parameters)
 
-            def fill(data: Path) -> None:
+            def fill(data: StoredFolder) -> None:
                 rows.save(data)
                 graph.save(data)
 
@@ -202,13 +202,13 @@ def _search_graph(
 
 
 def restore(
-    folder: Path, *, dim: int, encoder_id: EncoderId, parameters: GraphParameters | None = None
+    folder: StoredFolder, *, dim: int, encoder_id: EncoderId, parameters: GraphParameters | None = None
 ) -> tuple[HnswIndex, int]:
     """Open a snapshot.
 
     Parameters
     ----------
-    folder : Path
+    folder : StoredFolder
         As given to `HnswIndex.snapshot`.
     dim, encoder_id
         What is expected.

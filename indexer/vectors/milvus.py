@@ -5,7 +5,6 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from config.errors import ConfigError
 from indexer.errors import Damaged, Transient
+from indexer.sealing import StoredFolder
 from indexer.uids import EncoderId
 from indexer.vectors import Neighbours, checks, ranking, snapshot
 
@@ -146,7 +146,7 @@ class MilvusIndex:
             return self._rank(queries, k, self._fetch_among(queries, k, allowed))
         return self._search_masked(queries, k, allowed)
 
-    def snapshot(self, folder: Path, sequence: int) -> None:
+    def snapshot(self, folder: StoredFolder, sequence: int) -> None:
         """Have the server write everything, and record in the folder what it holds."""
         with _server_errors():
             self._open().flush(self.collection, timeout=self._timeout)
@@ -154,7 +154,12 @@ class MilvusIndex:
         description = snapshot.Description(
             KIND, self.dim, self.encoder_id, len(ids), sequence, {"collection": self.collection}
         )
-        snapshot.write(folder, description, lambda data: np.save(data / _IDS_FILE, ids, allow_pickle=False))
+
+        def fill(data: StoredFolder) -> None:
+            with (data / _IDS_FILE).open("wb") as file:
+                np.save(file, ids, allow_pickle=False)
+
+        snapshot.write(folder, description, fill)
 
     def close(self) -> None:
         """Close the connection; the collection stays."""
@@ -320,7 +325,7 @@ def attach(*, dim: int, encoder_id: EncoderId, parameters: MilvusParameters) -> 
 
 
 def restore(
-    folder: Path, *, dim: int, encoder_id: EncoderId, parameters: MilvusParameters
+    folder: StoredFolder, *, dim: int, encoder_id: EncoderId, parameters: MilvusParameters
 ) -> tuple[MilvusIndex, int]:
     """Open a collection and compare it with what was recorded.
 
@@ -340,7 +345,8 @@ def restore(
         vectors is not found by itself.
     """
     description, data = snapshot.read(folder, kind=KIND, dim=dim, encoder_id=encoder_id)
-    ids = np.load(data / _IDS_FILE, allow_pickle=False)
+    with (data / _IDS_FILE).open("rb") as file:
+        ids = np.load(file, allow_pickle=False)
     if len(ids) != description.count:
         raise Damaged(f"expected {description.count} ids, got {len(ids)}")
     index = attach(dim=dim, encoder_id=encoder_id, parameters=parameters)

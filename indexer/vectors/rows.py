@@ -1,11 +1,10 @@
 """Vectors in memory, by row and by id."""
 
-from pathlib import Path
-
 import numpy as np
 from numpy.typing import NDArray
 
 from indexer.errors import Damaged
+from indexer.sealing import StoredFolder
 
 _SMALLEST = 1024
 IDS_FILE = "ids.npy"
@@ -109,13 +108,14 @@ class Rows:
             fresh.append(self._sorted_ids, self.vectors[self._sorted_rows])
         return fresh
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: StoredFolder) -> None:
         """Write `IDS_FILE` and `VECTORS_FILE`, every row up to `used`."""
-        np.save(folder / IDS_FILE, self.ids[: self.used], allow_pickle=False)
-        np.save(folder / VECTORS_FILE, self.vectors[: self.used], allow_pickle=False)
+        for name, array in ((IDS_FILE, self.ids), (VECTORS_FILE, self.vectors)):
+            with (folder / name).open("wb") as file:
+                np.save(file, array[: self.used], allow_pickle=False)
 
     @classmethod
-    def load(cls, folder: Path, dim: int) -> "Rows":
+    def load(cls, folder: StoredFolder, dim: int) -> "Rows":
         """Read what `Rows.save` wrote.
 
         Raises
@@ -124,8 +124,10 @@ class Rows:
             If the arrays are not of the right type and shape or an id is there twice.
         """
         try:
-            ids = np.load(folder / IDS_FILE, allow_pickle=False)
-            vectors = np.load(folder / VECTORS_FILE, allow_pickle=False)
+            with (folder / IDS_FILE).open("rb") as file:
+                ids = np.load(file, allow_pickle=False)
+            with (folder / VECTORS_FILE).open("rb") as file:
+                vectors = np.load(file, allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
             raise Damaged(f"expected arrays of ids and vectors, got unreadable files: {error}") from error
         if ids.dtype != np.int64 or vectors.dtype != np.float32 or vectors.shape != (*ids.shape, dim):

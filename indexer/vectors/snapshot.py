@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from indexer.errors import Damaged, Transient
+from indexer.sealing import StoredFolder, Vault, folder_of
 from indexer.uids import EncoderId
 
 MANIFEST = "manifest.json"
@@ -58,16 +59,16 @@ class Description:
     parameters: dict[str, int | str]
 
 
-def write(folder: Path, description: Description, fill: Callable[[Path], None]) -> None:
+def write(folder: StoredFolder, description: Description, fill: Callable[[StoredFolder], None]) -> None:
     """Make a snapshot, the previous one being kept until this one is complete.
 
     Parameters
     ----------
-    folder : Path
-        Where; made if absent.
+    folder : StoredFolder
+        Where; made if absent. In a sealed one all is sealed but the manifest.
     description : Description
         Goes into the manifest.
-    fill : Callable[[Path], None]
+    fill : Callable[[StoredFolder], None]
         Writes its files, no folders, into the empty folder it is given.
 
     Raises
@@ -76,11 +77,12 @@ def write(folder: Path, description: Description, fill: Callable[[Path], None]) 
         If the disk refused; the folder then holds the previous snapshot.
     """
     data: Path | None = None
+    folder, vault = _opened(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(folder)
         data = Path(tempfile.mkdtemp(prefix=_DATA_PREFIX, dir=folder))
-        fill(data)
+        fill(folder_of(data, vault))
         files = [_stored(path) for path in sorted(data.iterdir())]
         _sync(data)
         _replace_manifest(folder, _encode(description, data.name, files))
@@ -91,12 +93,12 @@ def write(folder: Path, description: Description, fill: Callable[[Path], None]) 
         raise Transient(f"the snapshot could not be written: {error}") from error
 
 
-def read(folder: Path, *, kind: str, dim: int, encoder_id: EncoderId) -> tuple[Description, Path]:
+def read(folder: StoredFolder, *, kind: str, dim: int, encoder_id: EncoderId) -> tuple[Description, StoredFolder]:
     """Verify a snapshot, every byte of it, before anything is loaded.
 
     Parameters
     ----------
-    folder : Path
+    folder : StoredFolder
         As given to `write`.
     kind, dim, encoder_id
         What is expected.
@@ -105,7 +107,7 @@ def read(folder: Path, *, kind: str, dim: int, encoder_id: EncoderId) -> tuple[D
     -------
     description : Description
         As given to `write`.
-    data : Path
+    data : StoredFolder
         The folder of its files.
 
     Raises
@@ -113,6 +115,7 @@ def read(folder: Path, *, kind: str, dim: int, encoder_id: EncoderId) -> tuple[D
     indexer.errors.Damaged
         If the manifest or a file is missing or changed, or another index is described.
     """
+    folder, vault = _opened(folder)
     description, name, files = _decode(folder / MANIFEST)
     for what, expected, got in (
         ("kind", kind, description.kind),
@@ -123,7 +126,11 @@ def read(folder: Path, *, kind: str, dim: int, encoder_id: EncoderId) -> tuple[D
             raise Damaged(f"expected a snapshot of {what} {expected}, got {got}")
     for file in files:
         _verify(folder / name / file.name, file)
-    return description, folder / name
+    return description, folder_of(folder / name, vault)
+
+
+def _opened(folder: StoredFolder) -> tuple[Path, Vault | None]:
+    return (folder, None) if isinstance(folder, Path) else (folder.path, folder.vault)
 
 
 def _encode(description: Description, data: str, files: list[StoredFile]) -> bytes:

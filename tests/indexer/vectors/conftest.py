@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from indexer.sealing import StoredFolder
 from indexer.uids import EncoderId
 from indexer.vectors import VectorIndex, factory, hnsw
 from indexer.vectors.graph import GraphParameters
@@ -35,7 +36,9 @@ class Kind:
         self.opened.append(index)
         return index
 
-    def restore(self, folder: Path, dim: int = 32, encoder_id: EncoderId = ENCODER) -> tuple[VectorIndex, int]:
+    def restore(
+        self, folder: StoredFolder, dim: int = 32, encoder_id: EncoderId = ENCODER
+    ) -> tuple[VectorIndex, int]:
         index, sequence = factory.restore(
             self.name, folder, dim=dim, encoder_id=encoder_id, parameters=self.parameters
         )

@@ -20,6 +20,7 @@ import pytest
 from numpy.typing import NDArray
 
 from indexer.errors import Damaged, Transient
+from indexer.sealing import SealedFolder, Vault
 from indexer.uids import EncoderId
 from indexer.vectors import snapshot
 
@@ -239,3 +240,19 @@ def test_a_busy_process_can_be_stopped(number: int, code: int) -> None:
             process.kill()
         assert process.returncode == code
         assert rest == ("interrupted True\n" if number == signal.SIGINT else "")
+
+
+def test_a_sealed_snapshot_shows_no_vector(file_kind: Kind, vectors: Vectors, tmp_path: Path) -> None:
+    index, data = file_kind.create(), vectors(300)
+    index.add(_ids(300), data)
+    before = index.search(data[:9], 3)
+    folder = SealedFolder(tmp_path / "saved", Vault(bytes(32)))
+    index.snapshot(folder, 7)
+    written = b"".join(path.read_bytes() for path in _files(folder.path))
+    assert not any(vector.tobytes()[:16] in written for vector in data)
+    again, sequence = file_kind.restore(folder)
+    assert sequence == 7
+    assert (again.search(data[:9], 3).ids == before.ids).all()
+    for other in (SealedFolder(folder.path, Vault(bytes(31) + b"1")), folder.path):
+        with pytest.raises(Damaged):
+            file_kind.restore(other)
