@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from dataclasses import dataclass
-from pathlib import Path
 
 from indexer.calibration import UNCALIBRATED, Scale, Scales, Uncalibrated
 from indexer.catalog import Catalog
@@ -11,6 +10,7 @@ from indexer.catalog.lookup import SeriesInfo
 from indexer.errors import NotFound, Parked
 from indexer.hanging import HungSeries, Plane, hang
 from indexer.pairing import SeriesPair, best_pair
+from indexer.sealing import StoredFolder
 from indexer.uids import EncoderId, SliceRef
 
 SLOPES = (0.4, 2.5)
@@ -67,13 +67,13 @@ class Comparisons:
 
     Parameters
     ----------
-    spool_dir : Path
+    spool_dir : StoredFolder
         Folder of the stored instances.
     scales : callable
         How scores are read as similarities (`indexer.search.Search.scales`).
     """
 
-    def __init__(self, catalog: Catalog, spool_dir: Path, scales: ScalesOf) -> None:
+    def __init__(self, catalog: Catalog, spool_dir: StoredFolder, scales: ScalesOf) -> None:
         self._catalog = catalog
         self._spool_dir = spool_dir
         self._scales = scales

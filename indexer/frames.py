@@ -6,7 +6,6 @@ CT and MR hold many (PS3.3 A.36, A.38, A.70, A.71). Pixel data stay on disk.
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -16,6 +15,7 @@ from indexer.errors import Parked, Transient
 from indexer.functional_groups import FrameAttributes
 from indexer.headers import Attributes, coded, numbers, quiet, read_dataset, text
 from indexer.pixel_format import NotAVolume, PixelFormat, pixel_format_of
+from indexer.sealing import StoredPath
 from indexer.traits import Traits, traits_of
 from indexer.uids import SeriesInstanceUID, SOPInstanceUID
 
@@ -88,7 +88,7 @@ class Frame:
         None where the instance has a Modality LUT Sequence instead.
     """
 
-    path: Path
+    path: StoredPath
     sop_instance_uid: SOPInstanceUID
     index: int | None
     modality: Modality
@@ -125,7 +125,7 @@ class Reading:
     damaged: bool = False
 
 
-def read_frames(path: Path) -> Reading:
+def read_frames(path: StoredPath) -> Reading:
     """Read the header of one stored instance; whatever it holds, the answer is frames or a reason.
 
     Raises
@@ -152,7 +152,9 @@ def read_frames(path: Path) -> Reading:
         return Reading(series_instance_uid, (), dropped, damaged=not isinstance(error, NotAVolume))
 
 
-def _frames_of(dataset: Dataset, path: Path, uid: SOPInstanceUID) -> tuple[tuple[Frame, ...], tuple[Dropped, ...]]:
+def _frames_of(
+    dataset: Dataset, path: StoredPath, uid: SOPInstanceUID
+) -> tuple[tuple[Frame, ...], tuple[Dropped, ...]]:
     """Frames of an instance, and why some of its frames are left out."""
     sop_class = text(dataset, "SOPClassUID")
     if sop_class in CLASSIC:
@@ -180,7 +182,7 @@ def _frames_of(dataset: Dataset, path: Path, uid: SOPInstanceUID) -> tuple[tuple
     return tuple(frames), tuple(dropped)
 
 
-def _single_frame(dataset: Dataset, path: Path, uid: SOPInstanceUID, modality: Modality) -> Frame:
+def _single_frame(dataset: Dataset, path: StoredPath, uid: SOPInstanceUID, modality: Modality) -> Frame:
     _demand_volume(dataset, dataset)
     shape = pixel_format_of(dataset, path.stat().st_size)
     if shape.frames != 1:
@@ -193,7 +195,7 @@ def _single_frame(dataset: Dataset, path: Path, uid: SOPInstanceUID, modality: M
 class _Origin:
     """What the frames of an instance have in common."""
 
-    path: Path
+    path: StoredPath
     uid: SOPInstanceUID
     index: int | None
     modality: Modality

@@ -7,7 +7,6 @@ from collections import defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +16,7 @@ from indexer.attributes import JsonObject, first_value
 from indexer.catalog.lookup import Level, Lookup, Prefilter, SeriesInfo
 from indexer.errors import Transient
 from indexer.frames import MULTI_FRAME, read_frames
+from indexer.sealing import StoredFolder
 from indexer.uids import SliceRef, SOPInstanceUID
 
 
@@ -84,7 +84,7 @@ class _Placed:
 
 
 def hang(
-    lookup: Lookup, spool_dir: Path, info: SeriesInfo, wanted: Collection[SliceRef] | None = None
+    lookup: Lookup, spool: StoredFolder, info: SeriesInfo, wanted: Collection[SliceRef] | None = None
 ) -> HungSeries | None:
     """Order the slices of a series.
 
@@ -98,7 +98,7 @@ def hang(
     HungSeries or None
         None where no slice has a place.
     """
-    placed = [one for one in _placed(lookup, spool_dir, info) if wanted is None or one.ref in wanted]
+    placed = [one for one in _placed(lookup, spool, info) if wanted is None or one.ref in wanted]
     placed = _most_parallel(placed)
     if not placed:
         return None
@@ -122,7 +122,7 @@ def _most_parallel(placed: Sequence[_Placed]) -> list[_Placed]:
     return max(groups.values(), key=len, default=[])
 
 
-def _placed(lookup: Lookup, spool_dir: Path, info: SeriesInfo) -> list[_Placed]:
+def _placed(lookup: Lookup, spool: StoredFolder, info: SeriesInfo) -> list[_Placed]:
     found: list[_Placed] = []
     prefilter = Prefilter(
         study_instance_uid=[info.study_instance_uid], series_instance_uid=[info.series_instance_uid]
@@ -130,7 +130,7 @@ def _placed(lookup: Lookup, spool_dir: Path, info: SeriesInfo) -> list[_Placed]:
     for entity in lookup.entities(Level.IMAGE, prefilter):
         uid = SOPInstanceUID(first_value(entity.attributes, "SOPInstanceUID"))
         if first_value(entity.attributes, "SOPClassUID") in MULTI_FRAME:
-            found += _frames_of(lookup, spool_dir, uid)
+            found += _frames_of(lookup, spool, uid)
         elif (one := _single(uid, entity.attributes)) is not None:
             found.append(one)
     return found
@@ -147,12 +147,12 @@ def _single(uid: SOPInstanceUID, attributes: JsonObject) -> _Placed | None:
     return _at(SliceRef(uid, None), position, orientation, extent)
 
 
-def _frames_of(lookup: Lookup, spool_dir: Path, uid: SOPInstanceUID) -> list[_Placed]:
+def _frames_of(lookup: Lookup, spool: StoredFolder, uid: SOPInstanceUID) -> list[_Placed]:
     path = lookup.instance_path(uid)
     if path is None:
         return []
     try:
-        frames = read_frames(spool_dir / path).frames
+        frames = read_frames(spool / path).frames
     except Transient:  # only the archive has the file
         return []
     placed = [

@@ -11,13 +11,13 @@ import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import date
-from pathlib import Path
 from typing import Any, Protocol
 
 from pydicom import Dataset, dcmread
 from pydicom.multival import MultiValue
 
 from indexer.errors import Parked, Transient
+from indexer.sealing import StoredPath
 
 CODED_STRING = re.compile(r"[A-Z0-9 _]{1,16}")
 """The characters and the length of VR CS (PS3.5 table 6.2-1)."""
@@ -80,7 +80,7 @@ def _hand_on(logger: logging.Logger, handlers: list[logging.Handler], propagate:
     logger.handlers, logger.propagate = handlers, propagate
 
 
-def read_dataset(path: Path, *, with_pixels: bool) -> Dataset:
+def read_dataset(path: StoredPath, *, with_pixels: bool) -> Dataset:
     """Parse a stored instance.
 
     Raises
@@ -91,7 +91,8 @@ def read_dataset(path: Path, *, with_pixels: bool) -> Dataset:
         The operating system cannot read the file now.
     """
     try:
-        return dcmread(path, stop_before_pixels=not with_pixels)
+        with path.open("rb") as file:
+            return dcmread(file, stop_before_pixels=not with_pixels)
     except Exception as error:
         # pydicom raises OSError itself for contents it cannot make sense of, without an error number.
         if isinstance(error, OSError) and error.errno is not None:

@@ -4,13 +4,13 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from indexer.catalog import Catalog, SeriesState
 from indexer.catalog.embeddings import EmbeddedChunk
 from indexer.catalog.progress import LeasedSeries
 from indexer.encoder import Encoder
 from indexer.errors import Parked, Transient
+from indexer.sealing import StoredFolder, StoredPath
 from indexer.uids import SeriesInstanceUID
 from indexer.volume import load_volume, plan_series
 
@@ -47,7 +47,7 @@ class _Failure:
     understood: bool
 
 
-def embed_series(paths: Sequence[Path], encoder: Encoder) -> Embedded:
+def embed_series(paths: Sequence[StoredPath], encoder: Encoder) -> Embedded:
     """Read, assemble and embed one series.
 
     A volume of several that cannot be used is left out, with a note.
@@ -89,7 +89,7 @@ class Pipeline:
 
     Parameters
     ----------
-    spool : Path
+    spool : StoredFolder
         Folder of the stored instances.
     owner : str
         Name of this worker in leases.
@@ -100,7 +100,14 @@ class Pipeline:
     """
 
     def __init__(
-        self, catalog: Catalog, encoder: Encoder, spool: Path, owner: str, *, lease_s: float, max_attempts: int
+        self,
+        catalog: Catalog,
+        encoder: Encoder,
+        spool: StoredFolder,
+        owner: str,
+        *,
+        lease_s: float,
+        max_attempts: int,
     ) -> None:
         self._catalog = catalog
         self._encoder = encoder
@@ -198,13 +205,13 @@ class Pipeline:
             reason = f"unexpected {type(error).__name__} while indexing it; see the log"
             return _Failure(reason, understood=False)
 
-    def _files(self, series: LeasedSeries) -> list[Path]:
+    def _files(self, series: LeasedSeries) -> list[StoredPath]:
         """The files of a series, all there: part of a series must not pass for the whole."""
         if not self._spool.is_dir():
             raise Transient("the spool folder is not there")
         if given_up := self._catalog.holdings.released_instances(series.series_pk):
             raise Parked(f"{given_up} of its files were given up (storage.keep): its archive has them")
-        files = [self._spool / path for path in series.paths]
+        files: list[StoredPath] = [self._spool / path for path in series.paths]
         missing = sum(not file.exists() for file in files)
         if missing:
             raise Parked(f"{missing} of its {len(files)} files are missing from the spool")

@@ -165,7 +165,7 @@ class SealedFolder:
     path: Path
     vault: Vault = field(compare=False, repr=False)
 
-    def __truediv__(self, name: str) -> SealedFile:
+    def __truediv__(self, name: str | Path) -> SealedFile:
         return SealedFile(self.path / name, self.vault)
 
     def is_dir(self) -> bool:

@@ -9,7 +9,6 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -20,6 +19,7 @@ from indexer.frames import Dropped, Frame, Reading, read_frames
 from indexer.grids import Grid, heights_mm, plane_of, runs
 from indexer.headers import quiet, read_dataset
 from indexer.pixels import CT_AIR_HU, frame_values
+from indexer.sealing import StoredPath
 from indexer.separation import MIN_SLICES
 from indexer.stacks import Stack, stacks_of
 from indexer.tilt import shifted
@@ -80,12 +80,12 @@ class SeriesPlan:
     dropped: tuple[Dropped, ...]
 
 
-def plan_series(paths: Sequence[Path]) -> SeriesPlan:
+def plan_series(paths: Sequence[StoredPath]) -> SeriesPlan:
     """Say which volumes the instances of one series make up; pixel data are not kept.
 
     Parameters
     ----------
-    paths : sequence of Path
+    paths : sequence of StoredPath
         All stored instances of the series, in any order.
 
     Raises
@@ -170,7 +170,7 @@ def _decode_all(voxels: NDArray[np.float32], stack: Stack, grid: Grid) -> dict[i
 
 
 def _decode_into(
-    voxels: NDArray[np.float32], path: Path, members: Sequence[tuple[int, Frame]], grid: Grid
+    voxels: NDArray[np.float32], path: StoredPath, members: Sequence[tuple[int, Frame]], grid: Grid
 ) -> dict[int, str]:
     """Decode frames of one instance into their slices; reasons by slice of those that cannot be decoded."""
     try:
@@ -264,8 +264,8 @@ def _first(failures: dict[int, str]) -> str:
     return next(iter(failures.values()))
 
 
-def _by_path(frames: Sequence[Frame]) -> dict[Path, list[int]]:
-    found: dict[Path, list[int]] = defaultdict(list)
+def _by_path(frames: Sequence[Frame]) -> dict[StoredPath, list[int]]:
+    found: dict[StoredPath, list[int]] = defaultdict(list)
     for k, frame in enumerate(frames):
         found[frame.path].append(k)
     return found

@@ -27,7 +27,7 @@ class VectorValues:
 
     def one(self, value: bytes) -> NDArray[np.float32]:
         """The vector, (D,) of unit length; raises as `all`."""
-        return self.all([value])[0]
+        return np.asarray(self.all([value])[0])
 
     def all(self, values: Sequence[bytes]) -> NDArray[np.float32]:
         """Several vectors, (N, D) of unit length; (0, 0) for none.
