@@ -4,6 +4,7 @@ import gc
 import logging
 import socket
 import struct
+import time
 from contextlib import suppress
 from typing import Any, Self
 
@@ -31,8 +32,8 @@ _LOGGERS = (
 )
 
 
-_COLLECT_EVERY = 64
-"""The library's associations are cycles: so many that ended are worth a collection of garbage."""
+_COLLECT_EVERY, _COLLECT_EVERY_S = 64, 3.0
+"""The library's associations are cycles, with open files: so many, or after so long, are worth a collection."""
 _LOCAL_LIMIT_EXCEEDED = struct.pack(">BxLxBBB", 0x03, 4, 2, 3, 2)
 """A-ASSOCIATE-RJ: transient, by the service provider (presentation), local limit exceeded (PS3.8 9.3.4)."""
 
@@ -107,7 +108,7 @@ class NodeServer(AssociationServer):  # type: ignore[misc]
         self.storage = storage
         self.asked: dict[socket.socket, bytes] = {}
         self._limits = 2 * max_associations, max_associations_per_host
-        self._since_collection = 0
+        self._since_collection, self._collected_at = 0, time.monotonic()
         super().__init__(*positional, request_handler=NodeRequestHandler, **named)
         self.contexts: list[PresentationContext] = _SharedContexts(self.contexts)
         self._waiting = WaitingRoom(self._admit, max_waiting, negotiation_timeout_s)
@@ -136,9 +137,12 @@ class NodeServer(AssociationServer):  # type: ignore[misc]
         self.finish_request(connection, address)
 
     def service_actions(self) -> None:
-        """Collect what ended associations leave behind, where the library would every three seconds."""
-        if self._since_collection >= _COLLECT_EVERY:
-            self._since_collection = 0
+        """Collect what ended associations leave behind; the library would also where there was none."""
+        now = time.monotonic()
+        is_due = self._since_collection >= _COLLECT_EVERY or now - self._collected_at > _COLLECT_EVERY_S
+        if self._since_collection and is_due:
+            has_open = bool(self.active_associations)
+            self._since_collection, self._collected_at = int(has_open), now
             gc.collect()
 
     def server_close(self) -> None:

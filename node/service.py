@@ -1,5 +1,6 @@
 """The running node: its parts started in order, stopped in reverse, drained within a deadline."""
 
+import gc
 import logging
 import os
 import signal
@@ -151,6 +152,8 @@ class Node:
         parts.callback(http.stop)
         dicom.start()
         parts.callback(dicom.stop, _DRAIN_S)
+        gc.collect()
+        gc.freeze()  # collections, of which ended associations need many, look at what came since only
 
     def _active_encoder(self, catalog: Catalog) -> EncoderId:
         """Whose embeddings answer; in an empty catalog from now on the bundle's."""
