@@ -4,7 +4,6 @@ import re
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
-from pathlib import Path
 from typing import Any
 
 from pydicom import Dataset
@@ -21,6 +20,7 @@ from indexer.attributes import CATALOGUED_TAGS, InstanceHeader, header_of
 from indexer.catalog import Catalog
 from indexer.catalog.receipts import KnownInstance, OnConflict, Receipt, StoredFile
 from indexer.errors import Damaged, Refused, Transient
+from indexer.sealing import StoredPath
 from indexer.uids import SeriesInstanceUID, SOPInstanceUID, StudyInstanceUID
 
 _UID = re.compile(r"[0-9.]{1,64}")
@@ -181,7 +181,7 @@ class Receiver:
                 return self._quarantine(draft, SOPInstanceUID(candidate.identity.sop_instance_uid), candidate.fault)
             return self._enter(draft, candidate.header)
 
-    def take_file(self, path: Path) -> Reception:
+    def take_file(self, path: StoredPath) -> Reception:
         """Take in a DICOM file; its data set and transfer syntax stay as they are.
 
         Raises

@@ -110,7 +110,7 @@ class Reports:
         """A report as a DICOM file (PS3.10 section 7); raises as `file`."""
         self.file(sop_instance_uid)
         path = self._catalog.lookup.instance_path(sop_instance_uid)
-        return self._spool.path(str(path)).read_bytes()
+        return self._spool.file(str(path)).read_bytes()
 
     def can_send_to(self, aet: str) -> bool:
         """Whether a peer has the AE title, or the Orthanc beside the node has that name."""

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from pydicom.filereader import read_file_meta_info
+from pydicom import dcmread
 
 from config.model import Rule
 from dicom_scp.parsing import quiet
@@ -75,8 +75,9 @@ def _senders(series: Sequence[Entity], lookup: Lookup, spool: Spool) -> Iterator
         path = first and lookup.instance_path(first_value(first.attributes, "SOPInstanceUID"))
         if path:
             try:
-                with quiet():
-                    source = read_file_meta_info(spool.path(path)).get("SourceApplicationEntityTitle")
+                with quiet(), spool.file(path).open("rb") as file:
+                    known = dcmread(file, stop_before_pixels=True, specific_tags=[])
+                source = known.file_meta.get("SourceApplicationEntityTitle")
             except Exception:  # noqa: S112 - its file is no longer here
                 continue
             if source:

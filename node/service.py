@@ -32,6 +32,7 @@ from node.forgetting import Eraser
 from node.metrics import Metrics
 from node.orthanc.follower import Follower
 from node.reports import Reports
+from node.storage import open_catalog, open_spool
 from node.supervisor import WorkerHealth, WorkerState, WorkerSupervisor
 from node.web.api import make_app
 from node.web.context import WebContext
@@ -108,8 +109,8 @@ class Node:
         settings, parts = self.settings, self._parts
         me = folder.Holder(is_node=True, encoder_id=self._bundle.encoder_id)
         parts.enter_context(folder.exclusively(settings.data_dir, me))
-        spool = Spool(settings.spool_dir, settings.storage.reserve_mib)
-        catalog = parts.enter_context(Catalog(settings.catalog_url))
+        catalog = parts.enter_context(open_catalog(settings))
+        spool = open_spool(settings, catalog, settings.storage.reserve_mib)
         keeper = IndexKeeper(catalog, settings.vectors, settings.snapshot_dir, self._active_encoder(catalog))
         parts.callback(keeper.close)
         metrics = Metrics(settings, catalog, keeper)

@@ -18,8 +18,10 @@ from indexer.bundle import EMBEDDING_DIM
 from indexer.catalog import Catalog
 from indexer.errors import Damaged, Refused
 from indexer.keeper import IndexKeeper
+from indexer.sealing import folder_of
 from indexer.uids import EncoderId
 from indexer.vectors.factory import restore
+from node.storage import open_spool
 
 T = TypeVar("T")
 Track = Callable[[str, Sequence[T]], Iterable[T]]
@@ -76,7 +78,7 @@ def check(settings: Settings, catalog: Catalog, track: Track[tuple[str, str, int
     Every stored file is read: expect the time that the disk takes. A node may run meanwhile; what it was just doing
     is looked at twice.
     """
-    spool = Spool(settings.spool_dir)
+    spool = open_spool(settings, catalog)
     known = catalog.receipts.files()
     given_up = catalog.holdings.released_paths()
     for path, sha256, _ in track("reading instances", [file for file in known if file[0] not in given_up]):
@@ -94,7 +96,7 @@ def check(settings: Settings, catalog: Catalog, track: Track[tuple[str, str, int
         yield Finding(Fault.NOT_EMBEDDED, series.series_instance_uid)
     broken = set(_broken_embeddings(catalog, active))
     yield from (Finding(Fault.EMBEDDING, series_uid) for series_uid in sorted(broken))
-    if not _snapshot_sound(settings, active) and not _snapshot_sound(settings, active):
+    if not _snapshot_sound(settings, catalog, active) and not _snapshot_sound(settings, catalog, active):
         yield Finding(Fault.SNAPSHOT, active)
     elif not broken and not _index_agrees(settings, catalog, active):
         yield Finding(Fault.INDEX, active)
@@ -107,7 +109,7 @@ def mend(settings: Settings, catalog: Catalog, findings: Sequence[Finding]) -> l
     deleted, and the index rebuilt from the catalog at the next start. A missing or damaged file cannot be made up:
     a damaged one is set aside, and sending the instance again restores either.
     """
-    receiver = Receiver(catalog, Spool(settings.spool_dir), settings.storage.on_conflict)
+    receiver = Receiver(catalog, open_spool(settings, catalog), settings.storage.on_conflict)
     return [replace(one, mended=_mended(settings, catalog, receiver, one)) for one in findings]
 
 
@@ -136,10 +138,10 @@ def _take_in(settings: Settings, catalog: Catalog, receiver: Receiver, relative:
 
     One that is not what its name says was never acknowledged and is set aside.
     """
-    spool, file = Spool(settings.spool_dir), settings.spool_dir / relative
+    spool, file = open_spool(settings, catalog), settings.spool_dir / relative
     try:
         spool.read(relative)
-        receiver.take_file(file)
+        receiver.take_file(spool.file(relative))
     except (Damaged, Refused):
         file.rename(file.with_name(file.name + _ASIDE))
         return True
@@ -151,7 +153,7 @@ def _take_in(settings: Settings, catalog: Catalog, receiver: Receiver, relative:
 def _forget_again(settings: Settings, catalog: Catalog, uid: str) -> bool:
     """Remove what a tombstone says is gone; its tombstone stays as it is."""
     found = [one for one in catalog.tombstones.remains() if one.uid == uid]
-    Forgetter(settings.forgetting, catalog, Spool(settings.spool_dir)).remove_again(found)
+    Forgetter(settings.forgetting, catalog, open_spool(settings, catalog)).remove_again(found)
     return not any(one.uid == uid for one in catalog.tombstones.remains())
 
 
@@ -179,13 +181,15 @@ def _broken_embeddings(catalog: Catalog, active: EncoderId) -> Iterator[str]:
             yield row.series_uid
 
 
-def _snapshot_sound(settings: Settings, active: EncoderId) -> bool:
+def _snapshot_sound(settings: Settings, catalog: Catalog, active: EncoderId) -> bool:
     """Whether the snapshot can be restored; none at all is sound: the index is then rebuilt at every start."""
     folder: Path = settings.snapshot_dir / active
     if settings.vectors.kind == "milvus" or not folder.exists():
         return True
     try:
-        index, _ = restore(settings.vectors.kind, folder, dim=EMBEDDING_DIM, encoder_id=active)
+        index, _ = restore(
+            settings.vectors.kind, folder_of(folder, catalog.vault), dim=EMBEDDING_DIM, encoder_id=active
+        )
     except Damaged:
         return False
     index.close()

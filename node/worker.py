@@ -23,8 +23,10 @@ from indexer.catalog import Catalog
 from indexer.encoder import MonaiEncoder
 from indexer.errors import Transient
 from indexer.pipeline import Pipeline
+from indexer.sealing import folder_of
 from node import logs
 from node.folder import worker_name
+from node.storage import open_catalog
 from node.supervisor import READY
 
 log = logging.getLogger(__name__)
@@ -50,7 +52,7 @@ def main() -> int:
     logs.configure(settings.log.level, "worker")
     limit_memory(settings.indexing.memory_limit_mib)
     try:
-        with Catalog(settings.catalog_url) as catalog:
+        with open_catalog(settings) as catalog:
             pipeline = make_pipeline(settings, catalog)
             answers.write(READY + "\n")
             answers.flush()
@@ -77,7 +79,7 @@ def make_pipeline(settings: Settings, catalog: Catalog) -> Pipeline:
     return Pipeline(
         catalog,
         encoder,
-        settings.spool_dir,
+        folder_of(settings.spool_dir, catalog.vault),
         f"{worker_name(settings.data_dir)}{os.getpid()}",
         lease_s=indexing.lease_s,
         max_attempts=indexing.max_attempts,

@@ -9,7 +9,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Connection, Engine, RowMapping, Select, Table, delete, func, insert, select
+from sqlalchemy import (
+    Connection,
+    Engine,
+    RowMapping,
+    Select,
+    Table,
+    bindparam,
+    delete,
+    func,
+    insert,
+    select,
+    update,
+)
 
 from config.access import Cohort
 from indexer.answer import BoxLpsMm
@@ -19,7 +31,7 @@ from indexer.catalog.journal import get_meta, set_meta
 from indexer.catalog.progress import LeasedSeries, end_lease, waiting_for
 from indexer.catalog.schema import chunk, embedding, indexing, journal, series, study
 from indexer.catalog.states import SeriesState
-from indexer.catalog.vector_values import VectorValues
+from indexer.catalog.vector_values import VectorValues, is_plain
 from indexer.sealing import Vault
 from indexer.uids import EncoderId, SeriesInstanceUID, SliceRef, SOPInstanceUID, StudyInstanceUID
 
@@ -191,6 +203,33 @@ class Embeddings:
         chosen = (embedding.c.encoder_id == encoder_id) & (embedding.c.kind == kind)
         with reading(self._engine) as connection:
             return int(connection.execute(select(func.count()).where(chosen)).scalar_one())
+
+    def hold_any(self) -> bool:
+        """Whether there is any embedding at all."""
+        with reading(self._engine) as connection:
+            return connection.execute(select(embedding.c.id).limit(1)).first() is not None
+
+    def seal_plain(self, vault: Vault, after: int) -> int | None:
+        """Seal those of the next embeddings that are kept in plain; other values than vectors are not touched.
+
+        Parameters
+        ----------
+        after : int
+            Id of the last one that was looked at; 0 at first.
+
+        Returns
+        -------
+        int or None
+            Id of the last one that was looked at; None if there was none left.
+        """
+        values = select(embedding.c.id, embedding.c.vector).where(embedding.c.id > after)
+        with writing(self._engine) as connection:
+            rows = connection.execute(values.order_by(embedding.c.id).limit(BLOCK)).all()
+            sealed = [{"key": row.id, "value": vault.seal(row.vector)} for row in rows if is_plain(row.vector)]
+            if sealed:
+                changed = update(embedding).where(embedding.c.id == bindparam("key"))
+                connection.execute(changed.values(vector=bindparam("value")), sealed)
+        return rows[-1].id if rows else None
 
     def ids(self, encoder_id: EncoderId, kind: str = GLOBAL) -> NDArray[np.int64]:
         """Ids (N,), ascending, of every embedding of a kind."""

@@ -11,6 +11,7 @@ from indexer.errors import NotFound
 from node import folder, logs
 from node.cli.output import console, print_json, print_table, progress_bar
 from node.describe import status_json
+from node.storage import open_catalog
 from node.verification import Finding, check, mend
 
 
@@ -79,4 +80,4 @@ def existing_catalog(settings: Settings) -> Catalog:
     """
     if not settings.catalog.url and not (settings.data_dir / "catalog.sqlite").exists():
         raise NotFound(f"no node's data in {settings.data_dir}: give --data-dir, or send it something first")
-    return Catalog(settings.catalog_url)
+    return open_catalog(settings)

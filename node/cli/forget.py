@@ -8,7 +8,6 @@ import typer
 
 from config.model import Settings
 from dicom_scp.forgetting import Forgetter
-from dicom_scp.spool import Spool
 from indexer.catalog import Catalog
 from indexer.catalog.tombstones import Removal
 from indexer.errors import NotFound, Transient
@@ -17,6 +16,7 @@ from node import folder, logs
 from node.cli.archive import existing_catalog
 from node.cli.output import console, errors, print_json
 from node.forgetting import Eraser
+from node.storage import open_spool
 
 _PATIENCE_S = 120.0
 _POLL_S = 0.25
@@ -34,7 +34,7 @@ def forget(
     """Remove studies, series, instances or a patient, and wait until nothing of them is left."""
     logs.configure_for_command(settings.log)
     with existing_catalog(settings) as catalog:
-        forgetter = Forgetter(settings.forgetting, catalog, Spool(settings.spool_dir))
+        forgetter = Forgetter(settings.forgetting, catalog, open_spool(settings, catalog))
         targets = [target for uid in uids for target in forgetter.targets_of_uid(uid)]
         if patient_id is not None:
             targets += forgetter.targets_of_patient(patient_id, issuer)

@@ -11,7 +11,6 @@ import typer
 from config.errors import ConfigError
 from config.model import Settings
 from dicom_scp.reception import Receiver, Verdict
-from dicom_scp.spool import Spool
 from indexer.bundle import read_bundle
 from indexer.catalog import Catalog
 from indexer.errors import Refused
@@ -20,6 +19,7 @@ from node import folder, logs
 from node.cli.archive import existing_catalog
 from node.cli.output import console, errors, print_json, print_table, progress_bar
 from node.describe import status_json
+from node.storage import open_catalog, open_spool
 from node.worker import limit_memory, make_pipeline
 
 _WATCH_S = 0.5
@@ -34,7 +34,7 @@ def ingest(settings: Settings, paths: Sequence[Path], *, index: bool, as_json: b
     folder.prepare(settings.data_dir)
     refused: dict[str, str] = {}
     files = sorted({file for one in paths for file in _files(one, refused)})
-    with Catalog(settings.catalog_url) as catalog:
+    with open_catalog(settings) as catalog:
         verdicts = _take_in(settings, catalog, files, refused)
         if index:
             work_off(settings, catalog, encoder_id)
@@ -72,7 +72,7 @@ def _take_in(
     settings: Settings, catalog: Catalog, files: Sequence[Path], refused: dict[str, str]
 ) -> dict[str, int]:
     """Receive files; how often each verdict was given."""
-    receiver = Receiver(catalog, Spool(settings.spool_dir), settings.storage.on_conflict)
+    receiver = Receiver(catalog, open_spool(settings, catalog), settings.storage.on_conflict)
     verdicts: Counter[str] = Counter()
     limit_mib = settings.dicom.max_object_mib
     with progress_bar() as bar:

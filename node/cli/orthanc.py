@@ -10,7 +10,6 @@ import typer
 
 from config.errors import ConfigError
 from config.model import Settings
-from dicom_scp.spool import Spool
 from indexer.catalog import Catalog
 from indexer.errors import Transient
 from indexer.uids import EncoderId
@@ -21,6 +20,7 @@ from node.describe import status_json
 from node.orthanc.changes import ChangeReader
 from node.orthanc.client import OrthancClient
 from node.orthanc.takeover import Takeover, Tally
+from node.storage import open_catalog, open_spool
 
 _WATCH_S = 0.5
 _FAILURES_IN_A_ROW = 3
@@ -35,7 +35,7 @@ def sync(settings: Settings, *, index: bool, as_json: bool) -> None:
         raise ConfigError(["orthanc.url: name the address of Orthanc's REST API there, or give --url"])
     encoder_id = usable_encoder(settings) if index else EncoderId("")
     folder.prepare(settings.data_dir)
-    with Catalog(settings.catalog_url) as catalog, closing(OrthancClient(settings.orthanc)) as client:
+    with open_catalog(settings) as catalog, closing(OrthancClient(settings.orthanc)) as client:
         tally, failed = _take_over(settings, catalog, client)
         if index:
             work_off(settings, catalog, encoder_id)
@@ -50,7 +50,7 @@ def sync(settings: Settings, *, index: bool, as_json: bool) -> None:
 
 def _take_over(settings: Settings, catalog: Catalog, client: OrthancClient) -> tuple[Tally, int]:
     """Take over every study; what became of those taken over here, and how many failed."""
-    spool = Spool(settings.spool_dir)
+    spool = open_spool(settings, catalog)
     takeover = Takeover(settings, catalog, spool, client, only_stable=False, stopping=threading.Event())
     try:
         with progress_bar() as bar:

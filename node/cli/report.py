@@ -8,7 +8,6 @@ import typer
 
 from config.errors import ConfigError
 from config.model import Settings
-from dicom_scp.spool import Spool
 from indexer.errors import Refused, Transient
 from indexer.keeper import IndexKeeper
 from indexer.search import Search
@@ -17,6 +16,7 @@ from node.cli.archive import existing_catalog
 from node.cli.ask import active_encoder, seed_of
 from node.cli.output import console, print_json, print_problem
 from node.reports import Report, Reports
+from node.storage import open_spool
 
 
 def report(
@@ -31,7 +31,7 @@ def report(
         active = active_encoder(catalog)
         keeper = IndexKeeper(catalog, settings.vectors, settings.snapshot_dir, active, read_only=True)
         search = Search(catalog, keeper, settings.search)
-        reports = Reports(settings, catalog, Spool(settings.spool_dir), search)
+        reports = Reports(settings, catalog, open_spool(settings, catalog), search)
         made = reports.make(seed_of(catalog, uid), limit)
         if out is not None:
             out.write_bytes(reports.part10(made.sop_instance_uid))

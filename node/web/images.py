@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from io import BytesIO
-from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
@@ -24,6 +23,7 @@ from dicom_scp.part10 import split_file
 from indexer.errors import Damaged, NotFound, Refused
 from indexer.functional_groups import FrameAttributes
 from indexer.headers import Attributes, text
+from indexer.sealing import StoredPath
 from node.web.decoding import TranscoderPool
 
 _PIXEL_VRS = {0x7FE00008: "OF", 0x7FE00009: "OD", 0x7FE00010: "OW"}
@@ -89,7 +89,7 @@ class StoredImage:
         It cannot be parsed.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: StoredPath) -> None:
         self._path = path
         try:
             with path.open("rb") as file, quiet():

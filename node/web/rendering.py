@@ -150,7 +150,7 @@ class Pictures:
             if key in self._kept:
                 self._kept.move_to_end(key)
                 return self._kept[key]
-        image = StoredImage(self._spool.path(path))
+        image = StoredImage(self._spool.file(path))
         index = image.frames // 2 if frame_number is None else frame_number - 1
         found = picture_of(image, index, image.samples(index, self._transcoders))
         self._keep(key, found)

@@ -3,6 +3,7 @@
 import hashlib
 import logging
 from collections.abc import Iterator, Sequence
+from pathlib import PurePath
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Path, Request, Response
@@ -194,7 +195,7 @@ def _dicom_type(syntax: str) -> str:
 
 def _pieces(context: WebContext, held: HeldInstance) -> Iterator[bytes]:
     """A stored file bit by bit; breaks off at its end where it is not what was stored."""
-    path = context.spool.path(held.path)
+    path = context.spool.file(held.path)
     digest = hashlib.sha256()
     try:
         with path.open("rb") as file:
@@ -207,7 +208,7 @@ def _pieces(context: WebContext, held: HeldInstance) -> Iterator[bytes]:
                 digest.update(piece)
     except (OSError, Refused) as error:
         raise Damaged(f"stored file {held.path} cannot be read") from error
-    if digest.hexdigest() != path.stem:
+    if digest.hexdigest() != PurePath(held.path).stem:
         raise Damaged(f"stored file {held.path} is not what was written: its SHA-256 differs")
 
 
@@ -237,7 +238,7 @@ def _described(context: WebContext, held: HeldInstance, root: str) -> JsonObject
 
 
 def _image(context: WebContext, held: HeldInstance) -> StoredImage:
-    return StoredImage(context.spool.path(held.path))
+    return StoredImage(context.spool.file(held.path))
 
 
 def _frames(context: WebContext, image: StoredImage, numbers: Sequence[int], wanted: Wanted) -> Response:

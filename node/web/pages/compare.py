@@ -63,7 +63,7 @@ def compare(
     chosen = [uid for uid in (a, b, *(pick or ())) if uid is not None]
     if len(chosen) != 2:
         raise Refused(f"Choose two studies to compare; {len(chosen)} were chosen.")
-    comparison = Comparisons(context.catalog, context.settings.spool_dir, context.search.scales).of(
+    comparison = Comparisons(context.catalog, context.spool.files, context.search.scales).of(
         chosen[0], chosen[1]
     )
     sides = (_side(context, comparison.left), _side(context, comparison.right))

@@ -1,0 +1,65 @@
+"""The archive of a data folder, opened as its settings say: sealed or plain, never one in place of the other."""
+
+from pathlib import Path
+
+from config.errors import ConfigError
+from config.model import Settings
+from dicom_scp.spool import Spool
+from indexer.catalog import Catalog
+from indexer.keyring import make_keyring, read_key, read_keyring, write_keyring
+from indexer.sealing import Vault
+from node import folder
+
+SEAL = "pacsimile encryption seal"
+
+
+def vault_of(settings: Settings) -> Vault | None:
+    """Open the vault of the data folder; a new folder gets one if a key is configured.
+
+    Returns
+    -------
+    Vault or None
+        None where everything is kept in plain.
+
+    Raises
+    ------
+    ConfigError
+        The key is missing, cannot be read, or is another one; or there are data in plain that are to be sealed first.
+    indexer.errors.Damaged
+        The keyring is not what was written.
+    """
+    keyring = read_keyring(settings.data_dir)
+    if not settings.storage.encryption_key_file:
+        if keyring is not None:
+            raise ConfigError([f"{settings.data_dir} is encrypted: storage.encryption_key_file must name its key"])
+        return None
+    key = read_key(Path(settings.storage.encryption_key_file))
+    if keyring is None:
+        if holds_data(settings):
+            raise ConfigError([f"{settings.data_dir} holds data that are not encrypted: run `{SEAL}`"])
+        folder.prepare(settings.data_dir)
+        write_keyring(settings.data_dir, make_keyring(key, is_complete=True), is_new=True)
+        keyring = read_keyring(settings.data_dir)
+    if keyring is None or not keyring.is_complete:
+        raise ConfigError([f"not all of {settings.data_dir} is encrypted yet: run `{SEAL}` again"])
+    return keyring.unlock(key)
+
+
+def holds_data(settings: Settings) -> bool:
+    """Whether there are stored instances or embeddings."""
+    if next(settings.spool_dir.glob("*/*/*.dcm*"), None) is not None:
+        return True
+    if not settings.catalog.url and not (settings.data_dir / "catalog.sqlite").exists():
+        return False
+    with Catalog(settings.catalog_url) as catalog:
+        return catalog.embeddings.hold_any()
+
+
+def open_catalog(settings: Settings) -> Catalog:
+    """Open the catalog; raises as `Catalog` and `vault_of`."""
+    return Catalog(settings.catalog_url, vault_of(settings))
+
+
+def open_spool(settings: Settings, catalog: Catalog, reserve_mib: int = 0) -> Spool:
+    """Open the spool that goes with an open catalog; raises as `Spool`."""
+    return Spool(settings.spool_dir, reserve_mib, catalog.vault)
