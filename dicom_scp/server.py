@@ -9,6 +9,7 @@ from typing import Any
 from pynetdicom import AE, _config, evt
 
 from config.model import Settings
+from dicom_scp.access import Access
 from dicom_scp.commitment import CommitmentHandlers, OpenAssociations
 from dicom_scp.committer import Committer
 from dicom_scp.contexts import commitment_context, storage_sop_classes, supported_contexts
@@ -26,6 +27,7 @@ from dicom_scp.rejection import Rejections
 from dicom_scp.retrieve import RetrieveService
 from dicom_scp.senders import Senders
 from dicom_scp.spool import Spool
+from dicom_scp.tls import client_context, server_context
 from indexer.answer import Finder
 from indexer.catalog import Catalog
 from indexer.errors import Transient
@@ -53,6 +55,11 @@ class DicomServer:
         Notifications of the network library, and who hears of them.
     meter : Meter, optional
         Who counts what happens.
+
+    Raises
+    ------
+    ConfigError
+        A file of TLS cannot be used.
     """
 
     def __init__(
@@ -72,7 +79,11 @@ class DicomServer:
         forgetter = Forgetter(settings.forgetting, catalog, spool)
         rejections = Rejections(settings.forgetting, catalog.lookup, forgetter)
         intake = Intake(settings.dicom, receiver, rejections, self._senders, fetcher, meter)
-        self._handlers = Handlers(settings, catalog, intake, finder, self._senders, fetcher, meter)
+        access = self._access = Access(settings, catalog)
+        self._tls = server_context(settings.dicom.tls)
+        for peer in settings.peers:
+            client_context(settings.dicom.tls, peer)  # files that cannot be used are told of now
+        self._handlers = Handlers(settings, catalog, access, intake, finder, self._senders, fetcher, meter)
         self._commits = settings.storage.keep == "all"
         associations = OpenAssociations()
         self._committer = Committer(
@@ -81,9 +92,10 @@ class DicomServer:
             spool,
             EventReporter(settings.dicom, settings.peers, associations),
             storage_sop_classes(settings.dicom.private_storage_sop_classes),
+            access.cohort_of,
         )
         self._commitment = CommitmentHandlers(catalog.commitments, associations, self._committer.recorded)
-        self._retrieval = RetrieveService(settings, catalog, spool)
+        self._retrieval = RetrieveService(settings, access, spool)
         self._custody = Custody(settings, catalog, spool)
         self._tidy_at = 0.0
         self._server: NodeServer | None = None
@@ -144,6 +156,7 @@ class DicomServer:
             self._server = self._application_entity().make_server(
                 (dicom.host, dicom.port),
                 evt_handlers=self._events(),
+                ssl_context=self._tls,
                 server_class=NodeServer,
                 max_object_bytes=dicom.max_object_mib << 20,
                 max_pdu_bytes=dicom.max_pdu_bytes,
@@ -155,14 +168,17 @@ class DicomServer:
                 storage=self._handlers if dicom.fast_lane else None,
             )
         except OSError as error:
-            raise Transient(f"cannot listen on {dicom.host}:{dicom.port}: {error.strerror}") from error
+            raise Transient(f"cannot listen for DICOM on {dicom.host}:{dicom.port} (--dicom-port): {error.strerror}") from error
         self._server.ae._servers.append(self._server)  # where the library's shutdown expects it
         self._thread = threading.Thread(
             target=self._server.serve_forever, args=(_POLL_S,), name="dicom-listener", daemon=True
         )
         self._thread.start()
         self._committer.start()
-        logger.info("DICOM on %s:%d as %s and %s", dicom.host, self.bound_port, dicom.aet, dicom.similar_aet)
+        how = "over TLS" if self._tls is not None else "without TLS"
+        logger.info(
+            "DICOM on %s:%d %s as %s and %s", dicom.host, self.bound_port, how, dicom.aet, dicom.similar_aet
+        )
 
     def stop(self, deadline_s: float = 10.0) -> None:
         """Listen no more, let open associations end for `deadline_s` seconds, then abort those left."""
@@ -213,5 +229,6 @@ class DicomServer:
             (evt.EVT_CONN_CLOSE, self._commitment.closed),
             (evt.EVT_RELEASED, self._commitment.closed),
             (evt.EVT_ABORTED, self._commitment.closed),
+            (evt.EVT_REQUESTED, self._access.requested),  # the last of these: it wraps what others arranged
             *self._observers,
         ]
