@@ -168,7 +168,8 @@ class DicomServer:
                 storage=self._handlers if dicom.fast_lane else None,
             )
         except OSError as error:
-            raise Transient(f"cannot listen for DICOM on {dicom.host}:{dicom.port} (--dicom-port): {error.strerror}") from error
+            place = f"{dicom.host}:{dicom.port} (--dicom-port)"
+            raise Transient(f"cannot listen for DICOM on {place}: {error.strerror}") from error
         self._server.ae._servers.append(self._server)  # where the library's shutdown expects it
         self._thread = threading.Thread(
             target=self._server.serve_forever, args=(_POLL_S,), name="dicom-listener", daemon=True
