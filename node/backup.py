@@ -1,8 +1,9 @@
 """A backup of a node, taken while it runs, and its restoration.
 
-A backup is a folder: the catalog's copy, the stored files below ``spool``, the settings without secrets, the
-SHA-256 of all of them in ``SHA256SUMS`` (``sha256sum -c`` reads it) and, written last, ``backup.json``: without it
-the folder is no backup. Index snapshots are not in it; the index is made anew from the catalog.
+A backup is a folder: the catalog's copy, the stored files below ``spool``, the keyring where they are sealed, the
+settings without secrets, the SHA-256 of all of them in ``SHA256SUMS`` (``sha256sum -c`` reads it) and, written
+last, ``backup.json``: without it the folder is no backup. Index snapshots are not in it; the index is made anew
+from the catalog.
 """
 
 import hashlib
@@ -13,8 +14,10 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
+from io import BytesIO
 from pathlib import Path
 
+from config.errors import ConfigError
 from config.load import without_secrets
 from config.model import Settings
 from dicom_scp.draft import content_digest
@@ -22,6 +25,8 @@ from dicom_scp.part10 import split_file
 from indexer.catalog import Catalog
 from indexer.catalog.copying import copy_catalog, demand_empty, put_back
 from indexer.errors import Damaged, Refused, Transient
+from indexer.keyring import KEYRING, read_key, read_keyring
+from indexer.sealing import Vault
 from node import folder
 
 Track = Callable[[str, Sequence[str]], Iterable[str]]
@@ -124,7 +129,11 @@ class _Writer:
         shown = json.dumps(without_secrets(self._settings), indent=2)
         (self._target / _SETTINGS).write_text(shown + "\n", encoding="utf-8")
         stored = {f"{_SPOOL}/{path}": one for path, one in self._done.items()}
-        stored |= {name: _stored((self._target / name).read_bytes()) for name in (copy.name, _SETTINGS)}
+        keyring = self._settings.data_dir / KEYRING
+        if keyring.exists():  # files and embeddings are copied as they are: sealed
+            (self._target / KEYRING).write_bytes(keyring.read_bytes())
+        names = [name for name in (copy.name, _SETTINGS, KEYRING) if (self._target / name).exists()]
+        stored |= {name: _stored((self._target / name).read_bytes()) for name in names}
         self._describe(copy.name, stored)
         size = sum(one.size_bytes for one in self._done.values())
         return Outcome(len(self._done), size, {path: self._problems[path] for path in paths & set(self._problems)})
@@ -144,7 +153,7 @@ class _Writer:
         source, target = self._settings.spool_dir / relative, self._target / _SPOOL / relative
         try:
             content = source.read_bytes()
-            if not _is_sound(relative, content):
+            if not _is_sound(relative, content, self._catalog.vault):
                 self._problems[relative] = "it is not what was stored"
                 return True
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -191,9 +200,13 @@ def _restore(settings: Settings, source: Path, track: Track) -> Outcome:
     if any(one.name != folder.LOCK for one in settings.data_dir.iterdir()):
         raise Refused(f"expected an empty data folder, got one with files: {settings.data_dir}")
     demand_empty(settings.catalog_url)
+    _demand_key(settings, source)
     outcome = Outcome()
     for name in track("restoring instances", sorted(sums)):
         content = _read(source, name, sums[name])
+        if name == KEYRING:
+            (settings.data_dir / KEYRING).write_bytes(content)
+            (settings.data_dir / KEYRING).chmod(0o600)
         if not name.startswith(f"{_SPOOL}/"):
             continue
         target = settings.spool_dir / name.removeprefix(f"{_SPOOL}/")
@@ -206,6 +219,16 @@ def _restore(settings: Settings, source: Path, track: Track) -> Outcome:
     with Catalog(settings.catalog_url) as catalog:  # whoever indexed when the backup was made is not at it any more
         catalog.progress.release("", settings.indexing.max_attempts, blame=False)
     return outcome
+
+
+def _demand_key(settings: Settings, source: Path) -> None:
+    """Make sure before anything is written that a backup of sealed files can be opened."""
+    keyring = read_keyring(source)
+    if keyring is None:
+        return
+    if not settings.storage.encryption_key_file:
+        raise ConfigError(["the backup is encrypted: storage.encryption_key_file must name its key"])
+    keyring.unlock(read_key(Path(settings.storage.encryption_key_file)))
 
 
 def _read_description(source: Path) -> tuple[dict[str, str], str]:
@@ -240,8 +263,11 @@ def _stored(content: bytes) -> _Stored:
     return _Stored(hashlib.sha256(content).hexdigest(), len(content))
 
 
-def _is_sound(relative: str, content: bytes) -> bool:
+def _is_sound(relative: str, content: bytes, vault: Vault | None) -> bool:
     try:
+        if vault is not None:
+            with vault.reader(BytesIO(content)) as plain:
+                content = plain.read()
         return content_digest(*split_file(content)) == Path(relative).stem
-    except Refused:
+    except (Refused, Damaged):
         return False

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from node.cli.encryption import app as encryption_app
 from node.cli.options import AsJson, BundleName, ConfigFile, DataDir, settings_from
 from node.cli.output import console, print_json
 
@@ -20,6 +21,7 @@ config_app = typer.Typer(no_args_is_help=True, help="Look at the settings.")
 app.add_typer(config_app, name="config")
 orthanc_app = typer.Typer(no_args_is_help=True, help="Work with the Orthanc beside the node.")
 app.add_typer(orthanc_app, name="orthanc")
+app.add_typer(encryption_app, name="encryption")
 _SECRET_SETTINGS: Any = {
     "catalog": {"url"},
     "vectors": {"milvus_uri"},
