@@ -18,6 +18,7 @@ from pynetdicom.presentation import PresentationContext
 from config.access import Peer
 from config.model import DicomSettings
 from dicom_scp.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from dicom_scp.tls import client_context, is_who_was_called
 from dicom_scp.transport import BoundedSocket
 from indexer.errors import Transient
 
@@ -105,10 +106,15 @@ def associated(
         max_pdu=dicom.max_pdu_bytes,
         ext_neg=list(roles),
         evt_handlers=[(evt.EVT_CONN_OPEN, _send_at_once), *handlers],
+        tls_args=client_context(dicom.tls, peer),
     )
     if not association.is_established:
         _close(association)
         raise Transient(f"no association with {peer.aet}: {_why_not(association)}")
+    if not is_who_was_called(association.dul.socket.socket, peer):
+        association.abort()
+        _close(association)
+        raise Transient(f"{peer.aet} shows another certificate than the settings say")
     association.dimse = RequestorDimse(association)
     _halt(association)
     try:

@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Collection
 
+from config.access import Cohort
 from config.model import CommitmentSettings
 from dicom_scp.event_reports import EventReporter
 from dicom_scp.safekeeping import COMMITTED, check
@@ -38,6 +39,8 @@ class Committer:
     ----------
     supported_sop_classes : collection of str
         What the node can store at all.
+    cohort_of : callable
+        What the peer of an AE title may see.
     """
 
     def __init__(
@@ -47,12 +50,14 @@ class Committer:
         spool: Spool,
         reporter: EventReporter,
         supported_sop_classes: Collection[str],
+        cohort_of: Callable[[str], Cohort | None],
     ) -> None:
         self._settings = settings
         self._commitments = commitments
         self._spool = spool
         self._reporter = reporter
         self._supported = frozenset(supported_sop_classes)
+        self._cohort_of = cohort_of
         self._stopping = threading.Event()
         self._requested, self._idle = threading.Event(), threading.Event()
         self._threads: list[threading.Thread] = []
@@ -96,10 +101,9 @@ class Committer:
         taken = self._commitments.take(CommitmentState.REQUESTED, _CHECK_LEASE_S)
         if taken is None:
             return False
+        what = taken.references, self._commitments, self._spool, self._supported, self._holding(taken)
         try:
-            reasons = list(
-                check(taken.references, self._commitments, self._spool, self._supported, self._holding(taken))
-            )
+            reasons = list(check(*what, cohort=self._cohort_of(taken.requester)))
         except _Stopped:
             self._commitments.keep(taken, 0.0)
             return True

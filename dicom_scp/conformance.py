@@ -37,7 +37,9 @@ WHEN: Mapping[str, str] = {
     "SUCCESS": "The operation is done; in C-STORE and N-ACTION, what was asked is durable",
     "DUPLICATE_SOP_INSTANCE": "C-STORE: other content is stored under this SOP Instance UID, and stays",
     "PROCESSING_FAILURE": "An unexpected failure; the node's log says more",
-    "STORE_NOT_AUTHORIZED": "The instance was removed and is not to come again (setting `forgetting.refuse_again`)",
+    "NOT_AUTHORIZED": "The peer may not use this service (setting `peers`)",
+    "STORE_NOT_AUTHORIZED": "The peer may not store (setting `peers`), or the instance was removed and is not to "
+    "come again (setting `forgetting.refuse_again`)",
     "STORE_OUT_OF_RESOURCES": "Disk or database cannot take it now, or it is larger than the limit",
     "STORE_MISMATCH": "SOP Class or Instance UID of the data set differ from those of the command",
     "STORE_CANNOT_UNDERSTAND": "The data set cannot be parsed, ends too early, or names no SOP class and instance",
@@ -72,14 +74,14 @@ WHEN: Mapping[str, str] = {
 _SHARED = ("SUCCESS", "PROCESSING_FAILURE")
 _GROUPS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "store": ((*_SHARED, "DUPLICATE_SOP_INSTANCE"), ("STORE_",)),
-    "find": (("SUCCESS",), ("FIND_",)),
-    "retrieve": (("SUCCESS",), ("RETRIEVE_", "MOVE_", "GET_")),
-    "action": (_SHARED, ("ACTION_",)),
+    "find": (("SUCCESS", "NOT_AUTHORIZED"), ("FIND_",)),
+    "retrieve": (("SUCCESS", "NOT_AUTHORIZED"), ("RETRIEVE_", "MOVE_", "GET_")),
+    "action": ((*_SHARED, "NOT_AUTHORIZED"), ("ACTION_",)),
     "failure_reasons": ((), ("COMMIT_",)),
 }
 """Table of status codes to the names of what it lists: some shared ones, and all that begin so."""
 _SETTING = re.compile(r"(?P<key>\w+) = (?P<value>.*?)\s+# (?P<meaning>.*)|(?P<bare>\w+) = (?P<plain>[^#]*)")
-_SECTIONS = ("", "dicom", "storage", "fetch", "commitment", "forgetting")
+_SECTIONS = ("", "dicom", "dicom.tls", "storage", "fetch", "commitment", "forgetting")
 _REQUIRED = frozenset(
     tag_for_keyword(keyword)
     for keyword in (
@@ -88,7 +90,7 @@ _REQUIRED = frozenset(
     )
 )  # fmt: skip
 """Key type R in PS3.4 tables C.6-1 to C.6-5."""
-_LEFT_OUT = frozenset({"data_dir", "bundle", "rules", "peers"})
+_LEFT_OUT = frozenset({"data_dir", "bundle", "rules", "peers", "cohorts"})
 _PLACEHOLDER = re.compile(r"\{\{(\w+)\}\}")
 
 

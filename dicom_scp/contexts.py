@@ -1,5 +1,6 @@
 """Which presentation contexts the node accepts (PS3.8 section 7.1.1.13)."""
 
+import copy
 from collections.abc import Iterable, Mapping, Sequence
 
 from pydicom._uid_dict import UID_dictionary
@@ -142,6 +143,7 @@ def by_preference(
     contexts = []
     for context in supported:
         if first := wanted.get(context.abstract_syntax):
+            context = copy.copy(context)  # others share it
             context.transfer_syntax = list(dict.fromkeys([*first, *context.transfer_syntax]))
         contexts.append(context)
     return contexts

@@ -41,7 +41,7 @@ class EventReporter:
 
     def __init__(self, settings: DicomSettings, peers: Sequence[Peer], open_associations: OpenAssociations) -> None:
         self._settings = settings
-        self._peers = {peer.aet: peer for peer in peers}
+        self._peers = {peer.aet: peer for peer in peers if peer.host}
         self._open = open_associations
         self._wait_s = min(settings.network_timeout_s, _LONGEST_WAIT_S)
         self._message_ids = itertools.count()

@@ -10,6 +10,7 @@ import logging
 import os
 import select
 import socket
+import ssl
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -160,8 +161,8 @@ class FastLane:
             logger.error("PDU not complete after %s s", self._timeout_s)
             return self._lost()
         try:
-            count = os.readv(self._connection.fileno(), [self.ahead.room()])
-        except BlockingIOError:
+            count = self._receive()
+        except (BlockingIOError, ssl.SSLWantReadError):
             return self._wait()
         except (OSError, ValueError):
             return self._lost()
@@ -177,6 +178,17 @@ class FastLane:
         if _QUICKACK is not None:  # spares a peer without TCP_NODELAY the 40 ms of a delayed acknowledgement
             self._connection.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
         ready = self._poll.poll(_WAIT_MS)
+    def _receive(self) -> int:
+        """Read once without waiting; returns how many bytes came, 0 where the peer closed the connection."""
+        if not isinstance(self._connection, ssl.SSLSocket):
+            return os.readv(self._connection.fileno(), [self.ahead.room()])
+        timeout_s = self._connection.gettimeout()
+        self._connection.settimeout(0.0)
+        try:
+            return self._connection.recv_into(self.ahead.room())
+        finally:
+            self._connection.settimeout(timeout_s)
+
         if any(descriptor == self._bell.fileno() for descriptor, _ in ready):
             self._bell.silence()
             return False

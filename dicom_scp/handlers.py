@@ -10,6 +10,7 @@ from pynetdicom.sop_class import PatientRootQueryRetrieveInformationModelFind
 
 from config.model import Settings
 from dicom_scp import statuses
+from dicom_scp.access import Access
 from dicom_scp.calling import is_lost
 from dicom_scp.errors import Mismatched
 from dicom_scp.fetch import Fetcher
@@ -24,7 +25,7 @@ from dicom_scp.senders import Caller, Senders
 from dicom_scp.similar import similar
 from dicom_scp.statuses import Status, answer
 from indexer.answer import Finder
-from indexer.catalog import Catalog
+from indexer.catalog import Catalog, CatalogView
 from indexer.catalog.lookup import Level
 from indexer.errors import Refused, Transient
 
@@ -45,6 +46,8 @@ class Handlers:
     Parameters
     ----------
     settings : Settings
+    access : Access
+        Who knows what the peer of an association may see.
     intake : Intake
         Where instances go.
     finder : Finder
@@ -59,6 +62,7 @@ class Handlers:
         self,
         settings: Settings,
         catalog: Catalog,
+        access: Access,
         intake: Intake,
         finder: Finder,
         senders: Senders,
@@ -72,7 +76,7 @@ class Handlers:
         self._retrieve_aet = settings.storage.retrieve_aet or settings.dicom.aet
         self._fetcher = fetcher
         self._catalog = catalog
-        self._lookup = catalog.lookup
+        self._access = access
         self._finder = finder
         self._senders = senders
 
@@ -158,34 +162,38 @@ class Handlers:
         return statuses.FIND_PENDING_WARNING if warn else statuses.FIND_PENDING
 
     def _matches(self, event: Event, identifier: Identifier, cancel: "_Cancel") -> Iterator[Dataset]:
+        view = self._access.view(event.assoc)
         if not self._is_similarity_view(event.assoc):
-            return find(self._lookup, identifier, self._retrieve_aet)
+            return find(view.lookup, identifier, self._retrieve_aet)
         patience = Patience(self._wait_s, lambda: cancel.came() or is_lost(event.assoc))
-        question = self._question(event, identifier, patience)
-        finder = WaitingFinder(self._finder, self._catalog, self._senders.being_sent, patience)
-        return similar(self._lookup, finder, identifier, question, self._retrieve_aet, cancel.came)
+        question = self._question(event, identifier, view, patience)
+        finder = WaitingFinder(self._finder, self._catalog, self._senders.being_sent, patience).within(view.cohort)
+        return similar(view.lookup, finder, identifier, question, self._retrieve_aet, cancel.came)
 
-    def _question(self, event: Event, identifier: Identifier, patience: Patience) -> Question:
-        """What is asked; a seed that is not here is fetched, if there is a PACS to ask."""
+    def _question(self, event: Event, identifier: Identifier, view: CatalogView, patience: Patience) -> Question:
+        """What is asked; a seed that is not here is fetched, if there is a PACS to ask.
+
+        Not for who sees a cohort only: what is not there for them may be here, and what the PACS has is not theirs.
+        """
         try:
-            return self._question_of_known(event, identifier)
+            return self._question_of_known(event, identifier, view)
         except UnknownSeed as error:
-            if self._fetcher is None or error.wanted is None:
+            if self._fetcher is None or error.wanted is None or view.cohort is not None:
                 raise
             self._fetcher.fetch(error.wanted, patience)
-        return self._question_of_known(event, identifier)
+        return self._question_of_known(event, identifier, view)
 
-    def _question_of_known(self, event: Event, identifier: Identifier) -> Question:
+    def _question_of_known(self, event: Event, identifier: Identifier, view: CatalogView) -> Question:
         question = read_question(
             identifier,
-            self._lookup,
+            view.lookup,
             seed_from_standard_keys=self._settings.seed_from_standard_keys,
             last_sent=self._senders.last_study(_caller(event.assoc)),
             max_results=self._settings.max_results,
         )
         if self._fetcher is not None:
-            demand_known(self._lookup, question.seed)
-            for study in {info.study_instance_uid for info in seed_series(self._lookup, question.seed)}:
+            demand_known(view.lookup, question.seed)
+            for study in {info.study_instance_uid for info in seed_series(view.lookup, question.seed)}:
                 self._fetcher.asked_about(study)
         return question
 

@@ -13,6 +13,7 @@ from pynetdicom.sop_class import (
 
 from config.model import Settings
 from dicom_scp import statuses
+from dicom_scp.access import Access
 from dicom_scp.calling import Association, is_lost
 from dicom_scp.contexts import by_preference
 from dicom_scp.errors import Mismatched
@@ -23,7 +24,7 @@ from dicom_scp.spool import Spool
 from dicom_scp.storing import AssociatedStore, Originator, Store, batches, peer_store
 from dicom_scp.suboperations import MAX_COUNT, Reply, Tally
 from dicom_scp.transcoding import Transcoder
-from indexer.catalog import Catalog
+from indexer.catalog import CatalogView
 from indexer.catalog.holdings import HeldInstance
 from indexer.catalog.lookup import Level
 from indexer.errors import Refused, Transient
@@ -42,11 +43,13 @@ class RetrieveService:
     ----------
     settings : Settings
         Its peers are the move destinations.
+    access : Access
+        Who knows what the peer of an association may see.
     """
 
-    def __init__(self, settings: Settings, catalog: Catalog, spool: Spool) -> None:
+    def __init__(self, settings: Settings, access: Access, spool: Spool) -> None:
         self._settings = settings
-        self._holdings = catalog.holdings
+        self._access = access
         self._spool = spool
 
     def requested(self, event: Any) -> None:  # noqa: ANN401 - the library has no types
@@ -100,10 +103,12 @@ class RetrieveService:
 
     def _retrieve(self, reply: Reply) -> None:
         retrieval = _read(reply)
-        instances = self._holdings.instances(retrieval.unique_keys, MAX_COUNT + 1)
+        view = self._access.view(reply.association)
+        instances = view.holdings.instances(retrieval.unique_keys, MAX_COUNT + 1)
         if len(instances) > MAX_COUNT:
             reply.refuse(statuses.RETRIEVE_TOO_MANY, f"more than {MAX_COUNT} instances: ask for fewer at once")
         elif not all(one.is_here for one in instances):
+            _demand_relayable(retrieval, view)
             self._relay(reply, retrieval)
         elif isinstance(reply.request, C_MOVE):
             self._move(reply, instances)
@@ -152,6 +157,15 @@ class RetrieveService:
 
     def _transcoder(self) -> Transcoder:
         return Transcoder(self._settings.indexing.memory_limit_mib)
+
+
+def _demand_relayable(retrieval: Retrieval, view: CatalogView) -> None:
+    """Refuse to ask the archive for more than the asker may see: it would send all that it has of these keys."""
+    if view.cohort is None:
+        return
+    studies = retrieval.unique_keys.get(Level.STUDY, ())
+    if not studies or not all(view.lookup.series_of_study(uid) for uid in studies):
+        raise Transient("the instances are in the archive: ask for studies, all of which are known here")
 
 
 def _can_be_answered(request: Any) -> bool:  # noqa: ANN401 - the library has no types

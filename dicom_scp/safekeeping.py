@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 
+from config.access import Cohort
 from dicom_scp import statuses
 from dicom_scp.draft import content_digest
 from dicom_scp.spool import Spool
@@ -22,6 +23,8 @@ def check(
     spool: Spool,
     supported_sop_classes: Collection[str],
     between: Callable[[], None] = lambda: None,
+    *,
+    cohort: Cohort | None = None,
 ) -> Iterator[int]:
     """Read every stored file and compare its checksum.
 
@@ -31,6 +34,8 @@ def check(
         What the node can store at all.
     between : callable
         Called before every file; may raise to end the check.
+    cohort : Cohort, optional
+        Instances of other studies are as if they were not there.
 
     Yields
     ------
@@ -42,7 +47,7 @@ def check(
     Transient
         The catalog cannot be read now.
     """
-    held = commitments.held([one.sop_instance_uid for one in references])
+    held = commitments.held([one.sop_instance_uid for one in references], cohort)
     for reference in references:
         between()
         instance = held.get(reference.sop_instance_uid)

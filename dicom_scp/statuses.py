@@ -20,6 +20,7 @@ class Status:
 SUCCESS = Status(0x0000, "Success", "PS3.7 annex C")
 DUPLICATE_SOP_INSTANCE = Status(0x0111, "Failure: Duplicate SOP Instance", "PS3.7 annex C")
 PROCESSING_FAILURE = Status(0x0110, "Failure: Processing Failure", "PS3.7 annex C")
+NOT_AUTHORIZED = Status(0x0124, "Refused: Not Authorized", "PS3.7 annex C")
 
 # C-STORE: PS3.4 table B.2-1
 STORE_NOT_AUTHORIZED = Status(0x0124, "Refused: Not Authorized", "PS3.7 9.1.1.1.9")

@@ -5,6 +5,7 @@ import os
 import queue
 import select
 import socket
+import ssl
 import threading
 import time
 from contextlib import suppress
@@ -128,6 +129,10 @@ class BoundedSocket(AssociationSocket):  # type: ignore[misc]
         if self._bell is not None:
             self._lane = lane
 
+    def close_fast_lane(self) -> None:
+        """Leave all requests to the library; before an association is accepted."""
+        self._lane = None
+
     @property
     def ready(self) -> bool:
         """Whether there is data to read; waits for it a moment if there is nothing else to do.
@@ -146,6 +151,8 @@ class BoundedSocket(AssociationSocket):  # type: ignore[misc]
                 return self._lane.run(self.socket, self._bell)
             if self._lane.ahead:
                 return True
+        if isinstance(self.socket, ssl.SSLSocket) and self.socket.pending():  # `select` knows nothing of it
+            return True
         closing = self.assoc.dul.state_machine.current_state == _AWAITING_CLOSE
         wait_s = _MAX_WAIT_S if self.event_queue.empty() and not closing else 0.0
         try:

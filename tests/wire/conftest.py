@@ -235,6 +235,12 @@ def run_node(data_dir: Path, overrides: Mapping[str, Any] | None = None) -> Iter
             server.stop(deadline_s=2.0)
 
 
+@pytest.fixture(scope="session")
+def run_a_node() -> Callable[..., AbstractContextManager[Node]]:
+    """Factory of running nodes on a data folder; see `run_node`."""
+    return run_node
+
+
 @pytest.fixture
 def running_node(tmp_path: Path) -> Callable[..., AbstractContextManager[Node]]:
     """Factory of running nodes; see `run_node`."""

@@ -1,6 +1,8 @@
 import struct
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from io import BytesIO
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -179,7 +181,8 @@ def test_cancel_stops_the_answer(node: Node, peer: Factory, instance: Factory, q
     peer(node).send(instance())
     entities = list(node.catalog.lookup.entities(1))
     # One study, answered very often: what matters is a long answer, not how it came to be.
-    node.server._handlers._lookup = _Repeated(node.catalog.lookup, entities[0], total)
+    many = replace(node.catalog.within(None), lookup=_Repeated(node.catalog.lookup, entities[0], total))
+    node.server._handlers._access = SimpleNamespace(view=lambda _association: many)
     with peer(node).associated([(StudyRoot, [ImplicitVRLittleEndian])]) as association:
         received = 0
         last = None
