@@ -1,6 +1,10 @@
 """Volumes that come as a NIfTI file: voxels and their place, no header of a patient."""
 
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Literal
 
 import numpy as np
@@ -10,18 +14,19 @@ from indexer.errors import Parked
 from indexer.frames import SPACING_RANGE_MM
 from indexer.pixel_format import demand_budget
 from indexer.pixels import CT_AIR_HU
+from indexer.sealing import StoredPath, in_memory
 from indexer.uids import SliceRef, SOPInstanceUID
 from indexer.volume import Volume
 
 
-def read_nifti(path: Path, modality: Literal["CT", "MR"]) -> Volume:
+def read_nifti(path: StoredPath, modality: Literal["CT", "MR"]) -> Volume:
     """Read a volume; its slices are numbered from 1, from the most inferior one, and have no UIDs.
 
     The file's RAS coordinates become LPS. Of CT, values are taken as Hounsfield units.
 
     Parameters
     ----------
-    path : Path
+    path : StoredPath
         Named ``.nii`` or ``.nii.gz``.
 
     Raises
@@ -29,6 +34,25 @@ def read_nifti(path: Path, modality: Literal["CT", "MR"]) -> Volume:
     Parked
         It cannot be read, or is no volume.
     """
+    with _readable(path) as plain:
+        return _volume(_image(plain), modality)
+
+
+@contextmanager
+def _readable(path: StoredPath) -> Iterator[Path]:
+    """A path that the library can read from; its suffix says what it is."""
+    if isinstance(path, Path):
+        yield path
+        return
+    with in_memory(path.name) as (plain, where), path.open("rb") as sealed, TemporaryDirectory() as folder:
+        shutil.copyfileobj(sealed, plain)
+        plain.flush()
+        link = Path(folder) / path.name
+        link.symlink_to(where)
+        yield link
+
+
+def _image(path: Path) -> sitk.Image:
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     reader.SetImageIO("NiftiImageIO")
@@ -46,7 +70,7 @@ def read_nifti(path: Path, modality: Literal["CT", "MR"]) -> Volume:
         image = sitk.DICOMOrient(reader.Execute(), "LPS")
     except RuntimeError:
         raise Parked("the file cannot be read as NIfTI, or its axes are not at right angles") from None
-    return _volume(image, modality)
+    return image
 
 
 def _volume(image: sitk.Image, modality: Literal["CT", "MR"]) -> Volume:

@@ -10,7 +10,8 @@ read and written segment by segment.
 
 import io
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -181,6 +182,14 @@ StoredFolder = Path | SealedFolder
 def folder_of(path: Path, vault: Vault | None) -> StoredFolder:
     """A folder whose files are sealed if there is a vault."""
     return path if vault is None else SealedFolder(path, vault)
+
+
+@contextmanager
+def in_memory(name: str) -> Iterator[tuple[BinaryIO, Path]]:
+    """A file that is on no disk, and a path that leads libraries to it while it is open."""
+    descriptor = os.memfd_create(name, os.MFD_CLOEXEC)
+    with open(descriptor, "w+b") as file:  # noqa: PTH123 - a descriptor
+        yield file, Path(f"/proc/self/fd/{descriptor}")
 
 
 class SealedWriter(io.RawIOBase):

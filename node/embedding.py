@@ -8,7 +8,6 @@ problem.
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, TextIO
 
 from config.errors import PacsimileError
@@ -20,9 +19,11 @@ from indexer.headers import quiet, read_dataset, text
 from indexer.nifti import read_nifti
 from indexer.outside import OutsideSeries
 from indexer.pipeline import embed_series
+from indexer.sealing import StoredPath, folder_of
 from indexer.uids import SeriesInstanceUID
 from node import logs
 from node.embedding_task import Task, is_nifti, result_line
+from node.storage import vault_of
 from node.worker import claim_stdout, end_with_parent, limit_memory
 
 Progress = Callable[[str, float], None]
@@ -62,11 +63,13 @@ def embedded(task: Task, encoder: Encoder, progress: Progress) -> list[OutsideSe
     Parked
         None of them can be embedded; the message says why.
     """
+    vault = vault_of(task.settings)
+    uploaded = [folder_of(path.parent, vault) / path.name for path in task.files]
     if is_nifti(task.files[0]):
         progress("embedding", 0.1)
-        volume = read_nifti(task.files[0], task.modality)
+        volume = read_nifti(uploaded[0], task.modality)
         return [OutsideSeries(SeriesInstanceUID(""), task.modality, encoder.encode(volume).chunks)]
-    series = _series_of(task.files)
+    series = _series_of(uploaded)
     found, reasons = [], []
     for number, ((uid, modality), files) in enumerate(series.items()):
         progress("embedding", 0.1 + 0.8 * number / len(series))
@@ -79,9 +82,9 @@ def embedded(task: Task, encoder: Encoder, progress: Progress) -> list[OutsideSe
     return found
 
 
-def _series_of(files: Sequence[Path]) -> dict[tuple[str, str], list[Path]]:
+def _series_of(files: Sequence[StoredPath]) -> dict[tuple[str, str], list[StoredPath]]:
     """Series Instance UID and modality to the CT and MR images of it."""
-    found: dict[tuple[str, str], list[Path]] = {}
+    found: dict[tuple[str, str], list[StoredPath]] = {}
     for path in files:
         with quiet():
             header = read_dataset(path, with_pixels=False)

@@ -13,20 +13,16 @@
 - With one thread the library starts none of its own.
 """
 
-import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import hnswlib
 import numpy as np
 from numpy.typing import NDArray
 
 from indexer.errors import Damaged, Transient
-from indexer.sealing import StoredFolder
+from indexer.sealing import StoredFolder, in_memory
 
 FILE = "graph.bin"
 _SPACE = "ip"
@@ -150,7 +146,7 @@ class Graph:
         if isinstance(path, Path):
             self._save(path)
             return
-        with _in_memory() as (plain, where), path.open("wb") as sealed:
+        with in_memory(FILE) as (plain, where), path.open("wb") as sealed:
             self._save(where)
             shutil.copyfileobj(plain, sealed, _PIECE_BYTES)
 
@@ -176,17 +172,9 @@ def load_graph(folder: StoredFolder, dim: int, parameters: GraphParameters) -> G
     try:
         if isinstance(path, Path):
             return Graph(dim, parameters, file=path)
-        with _in_memory() as (plain, where), path.open("rb") as sealed:
+        with in_memory(FILE) as (plain, where), path.open("rb") as sealed:
             shutil.copyfileobj(sealed, plain, _PIECE_BYTES)
             plain.flush()
             return Graph(dim, parameters, file=where)
     except RuntimeError as error:
         raise Damaged(f"expected a graph in {FILE}, got a file that hnswlib refuses: {error}") from error
-
-
-@contextmanager
-def _in_memory() -> Iterator[tuple[BinaryIO, Path]]:
-    """A file that is on no disk, and a path that leads to it while it is open."""
-    descriptor = os.memfd_create(FILE, os.MFD_CLOEXEC)
-    with open(descriptor, "w+b") as file:  # noqa: PTH123 - a descriptor
-        yield file, Path(f"/proc/self/fd/{descriptor}")

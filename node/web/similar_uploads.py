@@ -7,6 +7,7 @@ import anyio.to_thread
 from fastapi import APIRouter, Path, Query, Request, Response
 
 from dicom_scp.similar import allowed_series
+from indexer.sealing import folder_of
 from node.web.context import Context
 from node.web.jobs import Job, Upload
 from node.web.models import JobStatus
@@ -65,7 +66,9 @@ async def similar_to_upload(
     allowed = await anyio.to_thread.run_sync(allowed_series, context.catalog.lookup, filters.keys)
     folder = context.jobs.new_folder()
     try:
-        files = await receive(request, folder, context.settings.dicom.max_object_mib << 20)
+        files = await receive(
+            request, folder_of(folder, context.catalog.vault), context.settings.dicom.max_object_mib << 20
+        )
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise

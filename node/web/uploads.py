@@ -11,6 +11,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 
 from dicom_scp.part10 import split_file
 from indexer.errors import Refused
+from indexer.sealing import StoredFolder, StoredPath
 from node.web.problems import ProblemError
 
 MOST_FILES = 10_000
@@ -22,8 +23,8 @@ _GZIP = b"\x1f\x8b"
 class _Files:
     """Writes the files of a multipart body below a folder, one after another."""
 
-    def __init__(self, folder: Path, most_bytes: int) -> None:
-        self.paths: list[Path] = []
+    def __init__(self, folder: StoredFolder, most_bytes: int) -> None:
+        self.paths: list[StoredPath] = []
         self._folder = folder
         self._left = most_bytes
         self._file: BinaryIO | None = None
@@ -34,7 +35,7 @@ class _Files:
             raise ProblemError(413, "too-many-files", f"expected at most {MOST_FILES} files")
         path = self._folder / f"{len(self.paths):05d}"
         self.paths.append(path)
-        self._file = path.open("xb")
+        self._file = path.open("wb")
 
     def data(self, content: bytes, start: int, end: int) -> None:
         """Take part of a file in."""
@@ -51,10 +52,10 @@ class _Files:
             self._file = None
 
 
-async def receive(request: Request, folder: Path, most_bytes: int) -> list[Path]:
+async def receive(request: Request, folder: StoredFolder, most_bytes: int) -> list[Path]:
     """Write the files of a request below a folder: those of a multipart form, or its body as one.
 
-    A NIfTI file gets its suffix.
+    A NIfTI file gets its suffix. In a sealed folder the files are sealed.
 
     Raises
     ------
@@ -74,7 +75,7 @@ async def receive(request: Request, folder: Path, most_bytes: int) -> list[Path]
         raise ProblemError(400, "bad-form", "the multipart body cannot be parsed") from None
     finally:
         files.end()
-    return await anyio.to_thread.run_sync(_checked, [path for path in files.paths if path.stat().st_size])
+    return await anyio.to_thread.run_sync(_checked, files.paths)
 
 
 async def _receive_form(request: Request, files: _Files, boundary: bytes) -> None:
@@ -88,9 +89,11 @@ async def _receive_form(request: Request, files: _Files, boundary: bytes) -> Non
     parser.finalize()
 
 
-def _checked(paths: list[Path]) -> list[Path]:
-    """Check what each file is, by its content."""
-    kinds = {path: _suffix(path) for path in paths}
+def _checked(written: list[StoredPath]) -> list[Path]:
+    """Check what each file is, by its content; empty ones are left out."""
+    heads = {_place(path): _head(path) for path in written}
+    kinds = {path: _suffix(head) for path, head in heads.items() if head}
+    paths = list(kinds)
     if not paths or None in kinds.values():
         raise ProblemError(422, "unknown-file", "expected DICOM files (PS3.10) or one NIfTI file, got another")
     nifti = [path for path, suffix in kinds.items() if suffix]
@@ -103,10 +106,17 @@ def _checked(paths: list[Path]) -> list[Path]:
     return [named]
 
 
-def _suffix(path: Path) -> str | None:
-    """The suffix of a NIfTI file, "" for a DICOM file, None for what is neither."""
+def _place(path: StoredPath) -> Path:
+    return path if isinstance(path, Path) else path.path
+
+
+def _head(path: StoredPath) -> bytes:
     with path.open("rb") as file:
-        head = file.read(_HEAD_BYTES)
+        return file.read(_HEAD_BYTES)
+
+
+def _suffix(head: bytes) -> str | None:
+    """The suffix of a NIfTI file, "" for a DICOM file, None for what is neither."""
     if head[:2] == _GZIP:
         return ".nii.gz"  # whether it is one, who reads it says
     if head[344:348] in _NIFTI_MAGIC:
