@@ -15,7 +15,7 @@ from config.model import Settings
 ENVIRONMENT_PREFIX = "PACSIMILE_"
 CONFIG_FILE_VARIABLE = "PACSIMILE_CONFIG"
 
-_SECRET = frozenset(
+SECRET = frozenset(
     {
         "catalog.url",
         "vectors.milvus_uri",
@@ -54,6 +54,26 @@ def load_settings(
     ConfigError
         With every problem found in any source.
     """
+    values, origin, problems = merged(file, environ, overrides)
+    try:
+        settings = Settings.model_validate(_nest(values))
+    except ValidationError as error:
+        problems += [_invalid(e, origin) for e in error.errors()]
+    if problems:
+        raise ConfigError(problems)
+    return settings
+
+
+def merged(
+    file: Path | None, environ: Mapping[str, str] | None, overrides: Mapping[str, Any] | None
+) -> tuple[Flat, dict[str, str], list[str]]:
+    """Values by dotted key as the sources have them, where those that are no defaults come from, and problems.
+
+    Parameters
+    ----------
+    file, environ, overrides
+        As in `load_settings`.
+    """
     environ = environ or {}
     if file is None and environ.get(CONFIG_FILE_VARIABLE):
         file = Path(environ[CONFIG_FILE_VARIABLE])
@@ -71,13 +91,7 @@ def load_settings(
             values[key], origin[key] = value, source
         else:
             problems.append(_unknown(key, source, known))
-    try:
-        settings = Settings.model_validate(_nest(values))
-    except ValidationError as error:
-        problems += [_invalid(e, origin) for e in error.errors()]
-    if problems:
-        raise ConfigError(problems)
-    return settings
+    return values, origin, problems
 
 
 def defaults_text() -> str:
@@ -97,7 +111,7 @@ def _pruned(value: Any, prefix: str) -> Any:  # noqa: ANN401 - any JSON
     if not isinstance(value, dict):
         return value
     keys = {name: f"{prefix}.{name}".lstrip(".") for name in value}
-    return {name: _pruned(one, keys[name]) for name, one in value.items() if keys[name] not in _SECRET}
+    return {name: _pruned(one, keys[name]) for name, one in value.items() if keys[name] not in SECRET}
 
 
 def _from_file(file: Path | None, problems: list[str]) -> Iterator[tuple[str, Any, str]]:
@@ -162,5 +176,5 @@ def _invalid(error: Any, origin: Mapping[str, str]) -> str:  # noqa: ANN401 - py
     key = ".".join(str(part) for part in error["loc"] if not isinstance(part, int))
     source = next((origin[known] for known in (key, key.split(".")[0]) if known in origin), "together")
     said = f"{key} ({source}): {error['msg'].removeprefix('Value error, ')}"
-    hidden = key in _SECRET or isinstance(error["input"], dict)
+    hidden = key in SECRET or isinstance(error["input"], dict)
     return f"{said}." if hidden else f"{said}; got {error['input']!r}."

@@ -1,13 +1,12 @@
 """The commands and their help. What does the work is imported when a command runs: torch takes seconds to load."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from node.cli.encryption import app as encryption_app
 from node.cli.options import AsJson, BundleName, ConfigFile, DataDir, settings_from
-from node.cli.output import console, print_json
 
 app = typer.Typer(
     name="pacsimile",
@@ -22,13 +21,6 @@ app.add_typer(config_app, name="config")
 orthanc_app = typer.Typer(no_args_is_help=True, help="Work with the Orthanc beside the node.")
 app.add_typer(orthanc_app, name="orthanc")
 app.add_typer(encryption_app, name="encryption")
-_SECRET_SETTINGS: Any = {
-    "catalog": {"url"},
-    "vectors": {"milvus_uri"},
-    "http": {"tokens": True, "clients": {"__all__": {"sha256"}}},
-    "rules": {"__all__": {"url"}},
-}
-"""Secrets, and addresses that may hold a password."""
 
 
 @app.command()
@@ -359,20 +351,11 @@ def orthanc_sync(
 def config_check(config: ConfigFile = None, json: AsJson = False) -> None:
     """Check the settings, all problems at once, that no stranger gets in, and that the encoder's weights are there.
 
-    --json prints what is in force; tokens and addresses that may hold a password are left out.
+    Prints what is in force and where it comes from; secrets, and addresses that may hold one, are masked.
     """
-    from config.exposure import demand_safe
-    from indexer.bundle import read_bundle
+    from node.cli.settings import check
 
-    settings = settings_from(config)
-    demand_safe(settings)
-    bundle = read_bundle(settings.bundle)
-    bundle.weight_files()
-    if json:
-        shown = settings.model_dump(mode="json", exclude=_SECRET_SETTINGS)
-        print_json({"settings": shown, "encoder_id": bundle.encoder_id})
-    else:
-        console.print(f"The settings are usable. Encoder {bundle.encoder_id}.")
+    check(config, as_json=json)
 
 
 @config_app.command("defaults")

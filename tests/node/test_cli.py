@@ -124,6 +124,13 @@ def test_config(pacsimile: Factory, tmp_path: Path) -> None:
     assert done.json["settings"]["dicom"]["port"] == 11112
     assert done.json["settings"]["dicom"]["host"] == done.json["settings"]["http"]["host"] == "127.0.0.1"
     assert done.json["encoder_id"].startswith("tiny-")
+    assert done.json["sources"]["dicom.port"] == str(file)
+    variables = {"PACSIMILE_BUNDLE": "tiny", "PACSIMILE_DICOM_HOST": "0.0.0.0"}
+    refused = pacsimile("config", "check", variables=variables)
+    assert refused.status != 0
+    assert 'dicom.host = "0.0.0.0"  # PACSIMILE_DICOM_HOST' in refused.out
+    for way_out in ("[[peers]]", "dicom.tls.certificate_file", "dicom.plain_beyond_loopback"):
+        assert way_out in refused.err
 
 
 def test_what_a_terminal_should_not_be_sent(pacsimile: Factory, tmp_path: Path) -> None:

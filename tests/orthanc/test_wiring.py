@@ -19,7 +19,12 @@ TOKEN = "0123456789abcdef0123456789abcdef"
 
 def test_the_node_takes_its_settings(pacsimile: Factory) -> None:
     variables = {"PACSIMILE_CONFIG": str(DOCKER / "node.toml"), "PACSIMILE_BUNDLE": "tiny"}
-    done = pacsimile("config", "check", "--json", variables={**variables, "PACSIMILE_HTTP_TOKENS": TOKEN})
+    done = pacsimile(
+        "config",
+        "check",
+        "--json",
+        variables={**variables, "PACSIMILE_HTTP_TOKENS": TOKEN, "PACSIMILE_DICOM_HOST": "0.0.0.0"},
+    )
     assert done.status == 0, done.err
     assert done.json["settings"]["orthanc"]["follow"] is False
     assert TOKEN not in done.out
