@@ -5,6 +5,7 @@ import logging
 import shutil
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,9 +17,10 @@ from indexer.bundle import EMBEDDING_DIM
 from indexer.catalog import Catalog
 from indexer.catalog.embeddings import GLOBAL
 from indexer.errors import Damaged, NotFound, Transient
+from indexer.regrowth import Regrowth, demand_sound
 from indexer.sealing import folder_of
 from indexer.uids import EncoderId
-from indexer.vectors import VectorIndex, milvus
+from indexer.vectors import VectorIndex, exact, hnsw, milvus
 from indexer.vectors.factory import IndexParameters, create, restore
 from indexer.vectors.milvus import MilvusParameters
 from indexer.vectors.snapshot import MANIFEST
@@ -27,6 +29,8 @@ log = logging.getLogger(__name__)
 
 _BLOCK = 4096
 _NEVER = -1
+_MADE_AT_ONCE = 2000
+"""Embeddings that a graph takes in within a second or so."""
 _LOOKS = 3
 """How often a reader tries a snapshot that its owner may be replacing."""
 
@@ -45,6 +49,7 @@ class IndexKeeper:
 
     The index is restored from its snapshot, or rebuilt from the catalog where the snapshot is missing, damaged, of
     another encoder, or of a catalog that a backup has undone; from then on `refresh` applies the catalog's journal.
+    Rebuilding a large graph takes long: exact search answers meanwhile.
 
     Parameters
     ----------
@@ -79,12 +84,18 @@ class IndexKeeper:
         self._parameters = IndexParameters(milvus=server)
         self._lock = threading.Lock()
         self._written_at = time.monotonic()
+        self._regrowth: Regrowth[_Followed] | None = None
         self._followed = self._open(catalog.embeddings.active_encoder() or encoder_id)
 
     def current(self) -> tuple[VectorIndex, EncoderId]:
         """Return the index that answers now, and whose embeddings it holds."""
         index = self._followed.index
         return index, index.encoder_id
+
+    @property
+    def is_regrowing(self) -> bool:
+        """Whether exact search answers in place of an index that is being made anew."""
+        return self._regrowth is not None
 
     def refresh(self) -> int:
         """Take over what came and went in the catalog since the last time; returns how many changes.
@@ -95,8 +106,11 @@ class IndexKeeper:
             old = self._followed
             active = self._catalog.embeddings.active_encoder() or old.index.encoder_id
             if active != old.index.encoder_id:
+                self._stop_regrowing()
                 self._followed = self._open(active)
                 return len(self._followed.index)
+            if self._regrowth is not None and self._regrowth.is_over:
+                return self._take_over(self._regrowth.made)
             return self._follow(old)
 
     def snapshot_if_due(self, *, now: bool = False) -> bool:
@@ -110,7 +124,8 @@ class IndexKeeper:
         with self._lock:
             followed = self._followed
             due = now or time.monotonic() - self._written_at >= self._settings.snapshot_interval_s
-            if self._read_only or not due or followed.sequence == followed.written_sequence:
+            due = due and not self._read_only and self._regrowth is None
+            if not due or followed.sequence == followed.written_sequence:
                 return False
             self._written_at = time.monotonic()
             folder = self._snapshot_folder(followed.index.encoder_id)
@@ -140,6 +155,7 @@ class IndexKeeper:
             if self._settings.kind == milvus.KIND:
                 self._follow(old)
                 return
+            self._stop_regrowing()
             self._followed = self._rebuilt(old.index.encoder_id)
             shutil.rmtree(self._snapshot_folder(old.index.encoder_id), ignore_errors=True)
         self.snapshot_if_due(now=True)
@@ -150,6 +166,8 @@ class IndexKeeper:
             self.snapshot_if_due(now=True)
         except Transient as error:
             log.warning("no last snapshot of the index: %s", error)
+        with self._lock:
+            self._stop_regrowing()
         self._followed.index.close()
 
     def _remove_forgotten(self, present: Path) -> None:
@@ -165,7 +183,6 @@ class IndexKeeper:
     def _open(self, encoder_id: EncoderId) -> _Followed:
         restored = self._restored(encoder_id) if self._snapshot_folder(encoder_id).exists() else None
         if restored is not None:
-            self._follow(restored)
             return restored
         if self._read_only and self._settings.kind == milvus.KIND:
             return self._attached(encoder_id)
@@ -186,14 +203,22 @@ class IndexKeeper:
                     encoder_id=encoder_id,
                     parameters=self._parameters,
                 )
+                return self._tried(_Followed(index, sequence, sequence))
             except Damaged as error:
                 log.info("snapshot of the index, look %d: %s", look + 1, error)
-            else:
-                return _Followed(index, sequence, sequence)
         log.warning("the index is rebuilt from the catalog: its snapshot cannot be used")
         if not self._read_only:
             shutil.rmtree(folder, ignore_errors=True)
         return None
+
+    def _tried(self, restored: _Followed) -> _Followed:
+        """Have what was restored follow the catalog, and hold it against that."""
+        self._follow(restored)
+        if self._settings.kind != milvus.KIND:
+            if not np.array_equal(restored.index.ids(), self._catalog.embeddings.ids(restored.index.encoder_id)):
+                self._compare(restored)
+            demand_sound(restored.index, self._catalog)
+        return restored
 
     def _attached(self, encoder_id: EncoderId) -> _Followed:
         """Open what the server holds, as it stands."""
@@ -207,13 +232,49 @@ class IndexKeeper:
         return _Followed(index, self._catalog.journal.last(), _NEVER)
 
     def _rebuilt(self, encoder_id: EncoderId) -> _Followed:
+        """Make the index anew from the catalog; where that takes long, exact search answers meanwhile."""
+        kind, embeddings = self._settings.kind, self._catalog.embeddings
+        if kind != hnsw.KIND or embeddings.count(encoder_id) <= _MADE_AT_ONCE:
+            return self._made(kind, encoder_id)
+        log.warning("exact search answers while the index is made anew")
+        if not self._read_only:
+            self._regrowth = Regrowth(lambda is_given_up: self._grown(encoder_id, is_given_up))
+        return self._made(exact.KIND, encoder_id)
+
+    def _made(self, kind: str, encoder_id: EncoderId) -> _Followed:
+        made = self._grown(encoder_id, lambda: False, kind)
+        assert made is not None  # noqa: S101 - nobody gives it up
+        return made
+
+    def _grown(self, encoder_id: EncoderId, is_given_up: Callable[[], bool], kind: str = "") -> _Followed | None:
         sequence = self._catalog.journal.last()
-        index = create(self._settings.kind, dim=EMBEDDING_DIM, encoder_id=encoder_id, parameters=self._parameters)
+        index = create(
+            kind or self._settings.kind, dim=EMBEDDING_DIM, encoder_id=encoder_id, parameters=self._parameters
+        )
         for ids, vectors in self._catalog.embeddings.vectors(encoder_id):
+            if is_given_up():
+                return None
             index.add(ids, vectors)
-        rebuilt = _Followed(index, sequence, _NEVER)
-        self._follow(rebuilt)  # what came and went while the blocks were read
-        return rebuilt
+        grown = _Followed(index, sequence, _NEVER)
+        self._follow(grown)  # what came and went while the blocks were read
+        return grown
+
+    def _take_over(self, grown: _Followed | None) -> int:
+        """Let the index answer that was made anew, or begin again where that failed."""
+        encoder_id = self._followed.index.encoder_id
+        if grown is None:
+            self._regrowth = Regrowth(lambda is_given_up: self._grown(encoder_id, is_given_up))
+            return self._follow(self._followed)
+        self._regrowth = None
+        changes = self._follow(grown)
+        self._followed = grown
+        log.info("the index has been made anew: %d embeddings", len(grown.index))
+        return changes
+
+    def _stop_regrowing(self) -> None:
+        if self._regrowth is not None:
+            self._regrowth.give_up()
+            self._regrowth = None
 
     def _follow(self, followed: _Followed) -> int:
         """Apply the journal, block by block; where it was pruned, compare the ids instead."""

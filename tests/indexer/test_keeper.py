@@ -3,6 +3,7 @@
 import shutil
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -20,7 +21,10 @@ from indexer.catalog.embeddings import GLOBAL, EmbeddedChunk
 from indexer.catalog.receipts import StoredFile
 from indexer.errors import Damaged, Transient
 from indexer.keeper import IndexKeeper
+from indexer.regrowth import demand_sound
 from indexer.uids import EncoderId, SeriesInstanceUID, SOPInstanceUID, StudyInstanceUID
+from indexer.vectors import Neighbours
+from indexer.vectors.hnsw import HnswIndex
 
 A, B = EncoderId("encoder-a"), EncoderId("encoder-b")
 _random = np.random.default_rng(0)
@@ -359,3 +363,128 @@ def test_readers_open_while_the_node_writes(node: Node) -> None:
         reader.refresh()
         assert node.agrees(reader)
         reader.close()
+
+
+@pytest.fixture
+def large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Node]:
+    """A graph that counts as large, so that it is not made at once."""
+    monkeypatch.setattr(keeper_module, "_MADE_AT_ONCE", 10)
+    made = Node(tmp_path, "hnsw")
+    made.finish(1, 40)
+    made.keeper.refresh()
+    assert made.keeper.snapshot_if_due(now=True)
+    yield made
+    made.keeper.close()
+    made.catalog.close()
+
+
+def _wait_until_regrown(node: Node) -> None:
+    deadline = time.monotonic() + 60
+    while node.keeper.is_regrowing:
+        assert node.agrees()
+        node.keeper.refresh()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_exact_search_answers_while_a_damaged_graph_is_made_anew(
+    large: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = bytearray((graph := next(large.snapshot.rglob("graph*"))).read_bytes())
+    content[len(content) // 2] ^= 1
+    graph.write_bytes(content)
+    may_grow, grown = threading.Event(), IndexKeeper._grown
+
+    def growing(
+        self: IndexKeeper, encoder_id: EncoderId, is_given_up: Callable[[], bool], kind: str = ""
+    ) -> object:
+        assert kind == "exact" or may_grow.wait(60)
+        return grown(self, encoder_id, is_given_up, kind)
+
+    monkeypatch.setattr(IndexKeeper, "_grown", growing)
+    large.restart(cleanly=False)
+    assert large.keeper.is_regrowing
+    assert type(large.keeper.current()[0]).__name__ == "ExactIndex"
+    large.finish(2, 3)
+    large.keeper.refresh()
+    assert large.agrees()
+    assert not large.keeper.snapshot_if_due(now=True)  # it would be one of another kind
+    may_grow.set()
+    _wait_until_regrown(large)
+    assert type(large.keeper.current()[0]).__name__ == "HnswIndex"
+    assert large.agrees()
+    assert len(large.keeper.current()[0]) == 43
+    assert large.keeper.snapshot_if_due(now=True)
+    large.restart(cleanly=False)
+    assert not large.keeper.is_regrowing
+
+
+def test_a_node_stops_while_its_index_is_made_anew(large: Node) -> None:
+    shutil.rmtree(large.snapshot)
+    large.restart(cleanly=False)
+    large.keeper.close()
+    assert not large.keeper.is_regrowing
+    large.keeper = large.open()
+    _wait_until_regrown(large)
+    assert large.agrees()
+
+
+def test_purging_gives_up_what_is_made_anew(large: Node) -> None:
+    shutil.rmtree(large.snapshot)
+    large.restart(cleanly=False)
+    large.finish(1, 30)
+    large.keeper.purge()
+    assert large.agrees()
+    _wait_until_regrown(large)
+    assert large.agrees()
+    assert large.keeper.snapshot_if_due(now=True)
+
+
+def test_a_regrowth_that_fails_is_begun_again(large: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.rmtree(large.snapshot)
+    failures: list[int] = []
+    make = keeper_module.create
+
+    def once_away(kind: str, **keywords: object) -> object:
+        if kind == "hnsw" and not failures:
+            failures.append(1)
+            raise Transient("no memory")
+        return make(kind, **keywords)
+
+    monkeypatch.setattr(keeper_module, "create", once_away)
+    large.restart(cleanly=False)
+    _wait_until_regrown(large)
+    assert failures
+    assert large.agrees()
+
+
+@pytest.mark.parametrize("kind", ["exact", "hnsw"])
+def test_a_sound_snapshot_of_other_vectors_is_not_used(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Checksums, count and ids are right, and the catalog vouches for it: only what is under the ids tells."""
+    node = Node(tmp_path, kind)
+    node.finish(1, 20)
+    node.keeper.refresh()
+    index, _ = node.keeper.current()
+    ids = index.ids()
+    index.add(ids, np.stack([one.embeddings[GLOBAL] for one in chunks(len(ids))]))
+    assert node.keeper.snapshot_if_due(now=True)
+    node.restart(cleanly=False)
+    assert node.agrees()
+    node.keeper.close()
+    node.catalog.close()
+
+
+def test_a_graph_that_finds_too_little_is_not_used(large: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    search = HnswIndex.search
+
+    def forgetful(self: HnswIndex, queries: np.ndarray, k: int, allowed: np.ndarray | None = None) -> Neighbours:
+        found = search(self, queries, k, allowed)
+        if allowed is None and len(queries) > 9:
+            found.similarities[: len(queries) // 2] = 0.5
+        return found
+
+    monkeypatch.setattr(HnswIndex, "search", forgetful)
+    with pytest.raises(Damaged, match="recall"):
+        demand_sound(large.keeper.current()[0], large.catalog)
