@@ -1,18 +1,27 @@
-"""Nodes killed at random moments while receiving and indexing: nothing acknowledged is lost, nothing is twice."""
+"""Processes killed at any moment while receiving and indexing: nothing acknowledged is lost, nothing half there.
 
+`tests/benchmarks/bench_hostile.py` kills a hundred times.
+"""
+
+import os
 import random
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
+from pydicom import Dataset, dcmread
+from pynetdicom import AE
+from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind as StudyRoot
 
 Factory = Callable[..., Any]
-ROUNDS = 20
-
+Node = Any
+KILLS = int(os.environ.get("PACSIMILE_KILLS", "8"))
 
 SENDING, SUCCESS = "I: Sending file: ", "I: Received Store Response (Success)"
 
@@ -28,29 +37,86 @@ def acknowledged_in(log: str) -> set[Path]:
     return found
 
 
+def found_by_c_find(port: int, folders: Sequence[Path]) -> set[str]:
+    """SOP Instance UIDs that the node lists for the series of some folders."""
+    entity, found = AE("KILLER"), set()
+    entity.add_requested_context(StudyRoot)
+    association = entity.associate("127.0.0.1", port, ae_title="PACSIMILE")
+    assert association.is_established
+    for folder in folders:
+        header = dcmread(next(folder.rglob("*.dcm")), stop_before_pixels=True)
+        asked = Dataset()
+        asked.QueryRetrieveLevel, asked.SOPInstanceUID = "IMAGE", None
+        asked.StudyInstanceUID, asked.SeriesInstanceUID = header.StudyInstanceUID, header.SeriesInstanceUID
+        found |= {str(one.SOPInstanceUID) for _, one in association.send_c_find(asked, StudyRoot) if one}
+    association.release()
+    return found
+
+
+class Load:
+    """Senders with DCMTK's storescu, and which files they were answered success about."""
+
+    def __init__(self, storescu: str) -> None:
+        self._command = [storescu, "-v", "-aec", "PACSIMILE", "+sd", "+r", "127.0.0.1"]
+        self._senders: list[subprocess.Popen[str]] = []
+        self.acknowledged: set[Path] = set()
+
+    def add(self, port: int, folder: Path) -> None:
+        self._senders.append(
+            subprocess.Popen(
+                [*self._command, str(port), str(folder)],
+                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={"TCP_NODELAY": "1"},
+            )
+        )  # fmt: skip
+
+    def end(self) -> None:
+        for sender in self._senders:
+            self.acknowledged |= acknowledged_in(sender.communicate(timeout=120)[0])
+        self._senders.clear()
+
+
+def kill_worker(node: Node) -> bool:
+    """Kill the process that embeds, if one runs now."""
+    with suppress(psutil.Error):
+        for worker in node.workers():
+            worker.kill()
+            return True
+    return False
+
+
 @pytest.mark.slow
 def test_killed_again_and_again(
     start_node: Factory, tool: Factory, send: Factory, make_series: Factory, pacsimile: Factory, compare: Factory
 ) -> None:
+    """The main process, which receives, or the worker, which embeds."""
     seed = random.randrange(1 << 30)
     rng = random.Random(seed)
-    acknowledged: set[Path] = set()
-    folders = [make_series(number) for number in range(1, 9)]
-    for number in range(ROUNDS):
-        node = start_node(PACSIMILE_INDEXING_QUIET_TIME_S="0.2")
-        command = [tool("storescu"), "-v", "-aec", "PACSIMILE", "+sd", "+r", "127.0.0.1", str(node.dicom_port)]
-        sender = subprocess.Popen(
-            [*command, str(folders[number % len(folders)])],
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={"TCP_NODELAY": "1"},
-        )  # fmt: skip
-        time.sleep(rng.uniform(0.0, 1.0) if number % 2 else rng.uniform(2.0, 5.0))  # receiving, or indexing
-        node.stop(signal.SIGKILL)
-        acknowledged |= acknowledged_in(sender.communicate(timeout=60)[0])
-    node = start_node()
+    load, killed = Load(tool("storescu")), {"main": 0, "worker": 0}
+    folders = [make_series(number) for number in range(1, min(KILLS, 24) + 1)]
+    patient = {"PACSIMILE_INDEXING_QUIET_TIME_S": "0.2", "PACSIMILE_INDEXING_MAX_ATTEMPTS": "1000"}
+    node = start_node(**patient)
+    for number in range(KILLS):
+        for one in range(2):
+            load.add(node.dicom_port, folders[(2 * number + one) % len(folders)])
+        time.sleep(rng.uniform(0.0, 1.0) if number % 2 else rng.uniform(1.0, 3.0))
+        if rng.random() < 0.4 and kill_worker(node):
+            killed["worker"] += 1
+        else:
+            node.stop(signal.SIGKILL)
+            killed["main"] += 1
+        load.end()
+        if node.process.poll() is not None:
+            node = start_node(**patient)
+    sent = {file.stem: file for folder in folders for file in folder.rglob("*.dcm")}
+    acknowledged = {file.stem for file in load.acknowledged}
+    there = found_by_c_find(node.dicom_port, folders)
     with node.catalog() as catalog:
-        lost = [file for file in acknowledged if catalog.lookup.instance_path(file.stem) is None]
-    assert not lost, f"seed {seed}"
-    assert len(acknowledged) > ROUNDS
+        entered = {uid for uid in sent if catalog.lookup.instance_path(uid) is not None}
+    print(
+        f"seed {seed}, killed {killed}: {len(acknowledged)} acknowledged, {len(acknowledged - there)} of them lost"
+    )
+    assert acknowledged <= there == entered, f"seed {seed}"
+    assert len(acknowledged) > KILLS
     for folder in folders:
         send(node.dicom_port, folder)
     known = node.wait_until_indexed()
@@ -61,4 +127,4 @@ def test_killed_again_and_again(
         f"seed {seed}"
     )
     assert pacsimile("verify", "--data-dir", node.data_dir, "--json").json == {"findings": []}
-    compare(node.data_dir, [file for folder in folders for file in folder.rglob("*.dcm")])
+    compare(node.data_dir, sent.values())

@@ -20,6 +20,7 @@ from pynetdicom.presentation import build_context
 from pynetdicom.sop_class import CTImageStorage, Verification
 
 Factory = Callable[..., Any]
+Node = Any
 ASSOCIATIONS = int(os.environ.get("PACSIMILE_HOSTILE_ASSOCIATIONS", "400"))
 IDLE, TRICKLING = 300, 20
 NEGOTIATION_S = 8.0
@@ -60,7 +61,7 @@ def request(*abstract: str) -> bytes:
 RELEASE = struct.pack(">BxLxxxx", 0x05, 4)
 
 
-def connect(node: Any) -> socket.socket:
+def connect(node: Node) -> socket.socket:
     found = socket.create_connection(("127.0.0.1", node.dicom_port), timeout=60)
     found.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return found
@@ -87,14 +88,14 @@ def is_closed(connection: socket.socket) -> bool:
         return True
 
 
-def associate(node: Any, *abstract: str) -> socket.socket:
+def associate(node: Node, *abstract: str) -> socket.socket:
     found = connect(node)
     found.sendall(request(*abstract))
     assert pdu_from(found) == ACCEPTED
     return found
 
 
-def echo_s(node: Any) -> float:
+def echo_s(node: Node) -> float:
     """Seconds that a known peer's association with a C-ECHO takes."""
     began = time.monotonic()
     entity = AE("KNOWN")
@@ -107,13 +108,13 @@ def echo_s(node: Any) -> float:
     return time.monotonic() - began
 
 
-def footprint(node: Any) -> tuple[int, int, int]:
+def footprint(node: Node) -> tuple[int, int, int]:
     """Resident bytes, threads and open files of the node's main process."""
     process = psutil.Process(node.process.pid)
     return process.memory_info().rss, process.num_threads(), process.num_fds()
 
 
-def until_as_before(node: Any, before: tuple[int, int, int], wait_for: Factory) -> None:
+def until_as_before(node: Node, before: tuple[int, int, int], wait_for: Factory) -> None:
     """Wait until no thread and no file is left over, except for connections that the catalog keeps open."""
 
     def is_so() -> bool:
@@ -124,7 +125,7 @@ def until_as_before(node: Any, before: tuple[int, int, int], wait_for: Factory) 
 
 
 @pytest.mark.parametrize("established", [False, True], ids=["at once", "when associated"])
-def test_a_pdu_that_claims_4_gib_is_aborted(node: Any, wait_for: Factory, established: bool) -> None:
+def test_a_pdu_that_claims_4_gib_is_aborted(node: Node, wait_for: Factory, established: bool) -> None:
     before = footprint(node)
     with associate(node, CTImageStorage) if established else connect(node) as peer:
         began = time.monotonic()
@@ -141,13 +142,13 @@ def test_a_pdu_that_claims_4_gib_is_aborted(node: Any, wait_for: Factory, establ
 @pytest.mark.parametrize(
     "first", [b"GET / HTTP/1.1\r\n\r\n", struct.pack(">BxL", 0x04, 12) + bytes(12), b"\x16\x03\x01\x02\x00"]
 )
-def test_what_is_no_request_is_aborted(node: Any, first: bytes) -> None:
+def test_what_is_no_request_is_aborted(node: Node, first: bytes) -> None:
     with connect(node) as peer:
         peer.sendall(first)
         assert pdu_from(peer) == ABORTED
 
 
-def test_idle_and_trickling_connections_keep_nobody_out(node: Any, wait_for: Factory) -> None:
+def test_idle_and_trickling_connections_keep_nobody_out(node: Node, wait_for: Factory) -> None:
     """Trickling: a byte a second, some before they have asked, some in the middle of a C-STORE."""
     before = footprint(node)
     with contextlib.ExitStack() as all_of_them:
@@ -176,7 +177,7 @@ def test_idle_and_trickling_connections_keep_nobody_out(node: Any, wait_for: Fac
     until_as_before(node, before, wait_for)
 
 
-def test_of_too_many_connections_the_oldest_go(node: Any, wait_for: Factory) -> None:
+def test_of_too_many_connections_the_oldest_go(node: Node, wait_for: Factory) -> None:
     before = footprint(node)
     with contextlib.ExitStack() as all_of_them:
         waiting = [all_of_them.enter_context(connect(node)) for _ in range(450)]
@@ -185,7 +186,7 @@ def test_of_too_many_connections_the_oldest_go(node: Any, wait_for: Factory) -> 
     until_as_before(node, before, wait_for)
 
 
-def test_one_host_has_not_all_associations(node: Any, wait_for: Factory) -> None:
+def test_one_host_has_not_all_associations(node: Node, wait_for: Factory) -> None:
     before = footprint(node)
     with contextlib.ExitStack() as all_of_them:
         for _ in range(32):
@@ -196,7 +197,7 @@ def test_one_host_has_not_all_associations(node: Any, wait_for: Factory) -> None
     until_as_before(node, before, wait_for)
 
 
-def test_associations_leave_nothing_behind(node: Any, wait_for: Factory) -> None:
+def test_associations_leave_nothing_behind(node: Node, wait_for: Factory) -> None:
     """Released, aborted, and left without a word, in turn."""
 
     def some(count: int) -> None:
