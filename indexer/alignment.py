@@ -47,14 +47,17 @@ def align(query: NDArray[np.float32], found: NDArray[np.float32]) -> Alignment:
 
 
 def align_all(query: NDArray[np.float32], found: Sequence[NDArray[np.float32]]) -> list[Alignment]:
-    """Match a query (Q, D) with each of several sequences (R, D), as `align` does; those of one length at once."""
-    by_length: dict[int, list[int]] = {}
+    """Match a query (Q, D) with each of several sequences (R, D), as `align` does; those of one shape at once.
+
+    Vectors of more dimensions than others are compared with those on the dimensions that both have.
+    """
+    by_shape: dict[tuple[int, int], list[int]] = {}
     for place, vectors in enumerate(found):
-        by_length.setdefault(len(vectors), []).append(place)
+        by_shape.setdefault((len(vectors), min(vectors.shape[1], query.shape[1])), []).append(place)
     aligned: dict[int, Alignment] = {}
-    for length, places in by_length.items():
-        stacked = np.concatenate([found[place] for place in places]).astype(np.float64)
-        products = (query.astype(np.float64) @ stacked.T).reshape(len(query), len(places), length)
+    for (length, dim), places in by_shape.items():
+        stacked = np.concatenate([found[place][:, :dim] for place in places]).astype(np.float64)
+        products = (query[:, :dim].astype(np.float64) @ stacked.T).reshape(len(query), len(places), length)
         paths = _monotone_paths(products)
         along = np.take_along_axis(products, paths[:, :, None], axis=2)[:, :, 0]
         best = products.max(axis=2)

@@ -107,7 +107,7 @@ class Background:
         ----------
         .. [1] Vovk, Gammerman and Shafer, Algorithmic learning in a random world, Springer 2005.
         """
-        others = [sequence.vectors for patient, sequence in self.references if patient != patient_pk]
+        others = [sequence.looks for patient, sequence in self.references if patient != patient_pk]
         best = max((one.score for one in align_all(query, others)), default=-1.0)
         as_far = int(np.searchsorted(self.nearest, best, side="right"))
         return (1 + as_far) / (1 + len(self.nearest)) <= UNUSUAL_SHARE
@@ -153,12 +153,12 @@ def calibrate(infos: Mapping[int, SeriesInfo], sequences: Mapping[int, Embedding
 
 
 def _background(by_patient: Mapping[int, EmbeddingSequence]) -> Background | None:
-    vectors = [sequence.vectors for sequence in by_patient.values()]
-    scores = np.full((len(vectors), len(vectors)), -np.inf)
+    looks = [sequence.looks for sequence in by_patient.values()]
+    scores = np.full((len(looks), len(looks)), -np.inf)
     cosines: list[NDArray[np.float32]] = []
-    for row, query in enumerate(vectors):
-        others = [column for column in range(len(vectors)) if column != row]
-        aligned = align_all(query, [vectors[column] for column in others])
+    for row, query in enumerate(looks):
+        others = [column for column in range(len(looks)) if column != row]
+        aligned = align_all(query, [looks[column] for column in others])
         scores[row, others] = [one.score for one in aligned]
         cosines += [one.cosines for one in aligned]
     series = _scale(scores[np.isfinite(scores)])

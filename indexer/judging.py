@@ -28,14 +28,13 @@ class Query:
 
     @property
     def vectors(self) -> NDArray[np.float32]:
-        """All of them, (N, D)."""
+        """All of the whole body region, (N, D)."""
         return np.concatenate([sequence.vectors for _, sequence in self.series])
 
     def is_unusual(self, calibration: Calibration) -> bool:
         """Whether none of its series is like the archive's."""
         return not self.is_part and all(
-            calibration.is_unusual(info.modality, sequence.vectors, info.patient_pk)
-            for info, sequence in self.series
+            calibration.is_unusual(info.modality, sequence.looks, info.patient_pk) for info, sequence in self.series
         )
 
 
@@ -89,7 +88,9 @@ class Judge:
             standing = self.scale(one.query_series).standing(one.alignment.score)
             best[one.query_series] = max(best.get(one.query_series, -math.inf), standing)
         info, standing = scored[0].info, sum(best.values()) / len(best)
-        nearly_same = max(one.alignment.score for one in scored) >= DUPLICATE_COSINE
+        best_one = max(scored, key=lambda one: one.alignment.score)
+        own = self.query.series[best_one.query_series][1]
+        nearly_same = shows_nearly_the_same(own, best_one.sequence, best_one.alignment)
         relation = Relation.PRIOR if info.patient_pk in self.query.patient_pks else Relation.ANALOGUE
         hit = StudyHit(
             study_pk=info.study_pk,
@@ -127,7 +128,17 @@ def _nearly_same(first: Sequence[Scored], second: Sequence[Scored]) -> bool:
     one, other = (max(scored, key=lambda s: s.alignment.score).sequence.vectors for scored in (first, second))
     if len(one) != len(other):
         return False
-    return float((one * other).sum(axis=1).mean()) >= DUPLICATE_COSINE
+    return _mean_cosine(one, other) >= DUPLICATE_COSINE
+
+
+def shows_nearly_the_same(query: EmbeddingSequence, found: EmbeddingSequence, alignment: Alignment) -> bool:
+    """Whether the chunks that go together are nearly the same images, seen as a whole."""
+    return _mean_cosine(query.vectors, found.vectors[alignment.pairs]) >= DUPLICATE_COSINE
+
+
+def _mean_cosine(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
+    """Of unit vectors (N, D), row by row."""
+    return float((one * other).sum(axis=1).mean())
 
 
 def best_of_series(scored: Sequence[Scored]) -> list[Scored]:

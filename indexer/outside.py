@@ -3,11 +3,10 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from indexer.catalog import SeriesState
-from indexer.catalog.embeddings import GLOBAL, EmbeddedChunk, EmbeddingSequence, StoredChunk
+from indexer.catalog.embeddings import EmbeddedChunk, StoredChunk
 from indexer.catalog.lookup import SeriesInfo
+from indexer.catalog.sequences import sequence_of
 from indexer.judging import Query
 from indexer.uids import SeriesInstanceUID, StudyInstanceUID
 
@@ -40,8 +39,7 @@ def outside_query(given: Sequence[OutsideSeries]) -> tuple[Query, Mapping[int, S
             key = -1 - len(chunks)
             keys.append(key)
             chunks[key] = StoredChunk(key, -number, chunk.volume, chunk.position, chunk.box_lps_mm, chunk.slices)
-        vectors = np.stack([chunk.embeddings[GLOBAL] for chunk in ordered]).astype(np.float32)
-        sequence = EmbeddingSequence(tuple(keys), tuple(chunk.volume for chunk in ordered), vectors)
+        sequence = sequence_of(keys, [chunk.volume for chunk in ordered], [chunk.embeddings for chunk in ordered])
         info = SeriesInfo(
             series_pk=-number,
             study_pk=-1,

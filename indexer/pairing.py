@@ -3,8 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from indexer.alignment import Alignment, align
 from indexer.catalog.embeddings import EmbeddingSequence
 from indexer.catalog.lookup import SeriesInfo
@@ -45,24 +43,10 @@ def best_pair(
         None where no present series has its modality.
     """
     pairs = [
-        SeriesPair(present, here, info, there, align(here.vectors, there.vectors))
+        SeriesPair(present, here, info, there, align(here.looks, there.looks))
         for present in own
         if present.modality == info.modality
-        for here in _volumes(sequences[present.series_pk])
-        for there in _volumes(sequences[info.series_pk])
+        for here in sequences[present.series_pk].by_volume()
+        for there in sequences[info.series_pk].by_volume()
     ]
     return max(pairs, key=lambda pair: pair.alignment.score, default=None)
-
-
-def _volumes(sequence: EmbeddingSequence) -> list[EmbeddingSequence]:
-    """One sequence a volume, each in the order of z."""
-    numbers = np.asarray(sequence.volumes)
-    parts = [np.flatnonzero(numbers == number) for number in np.unique(numbers)]
-    return [
-        EmbeddingSequence(
-            tuple(sequence.chunk_pks[row] for row in rows.tolist()),
-            tuple(sequence.volumes[row] for row in rows.tolist()),
-            sequence.vectors[rows],
-        )
-        for rows in parts
-    ]

@@ -7,12 +7,13 @@ that lies at the same level, in the order along z, so that a viewer can hang bot
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from config.access import Cohort
 from indexer.answer import ChunkMatch, Completeness, Relation
 from indexer.catalog import Catalog
 from indexer.catalog.dates import study_dates
 from indexer.catalog.embeddings import StoredChunk
 from indexer.errors import NotFound, Parked
-from indexer.judging import DUPLICATE_COSINE
+from indexer.judging import shows_nearly_the_same
 from indexer.pairing import SeriesPair, best_pair
 from indexer.uids import EncoderId, SeriesInstanceUID, StudyInstanceUID
 
@@ -70,10 +71,16 @@ class Priors:
     """Finds the other studies of a study's patient that show the same anatomy.
 
     The vector index is not needed: a patient's own studies are few, and are all compared.
+
+    Parameters
+    ----------
+    cohort : Cohort, optional
+        The studies that are there for who asks; None: all.
     """
 
-    def __init__(self, catalog: Catalog) -> None:
-        self._catalog = catalog
+    def __init__(self, catalog: Catalog, cohort: Cohort | None = None) -> None:
+        self._embeddings = catalog.embeddings
+        self._lookup = catalog.within(cohort).lookup
 
     def of_study(self, study_instance_uid: StudyInstanceUID, limit: int) -> PriorAnswer:
         """List the other studies of the patient.
@@ -90,7 +97,7 @@ class Priors:
         Parked
             Nothing of it can be compared (yet).
         """
-        lookup, embeddings = self._catalog.lookup, self._catalog.embeddings
+        lookup, embeddings = self._lookup, self._embeddings
         present = lookup.series_of_study(study_instance_uid)
         if not present:
             raise NotFound("the study is not in the catalog")
@@ -107,10 +114,10 @@ class Priors:
         return self._answer(encoder_id, pairs, limit)
 
     def _answer(self, encoder_id: EncoderId, pairs: Sequence[SeriesPair], limit: int) -> PriorAnswer:
-        dates = study_dates(self._catalog.lookup, {pair.other.study_instance_uid for pair in pairs})
+        dates = study_dates(self._lookup, {pair.other.study_instance_uid for pair in pairs})
         keys = {pk for pair in pairs for pk in (*pair.present_sequence.chunk_pks, *pair.other_sequence.chunk_pks)}
-        chunks = self._catalog.embeddings.chunks_by_pk(sorted(keys))
-        up_to_date = self._catalog.embeddings.revisions([pair.other.series_pk for pair in pairs], encoder_id)
+        chunks = self._embeddings.chunks_by_pk(sorted(keys))
+        up_to_date = self._embeddings.revisions([pair.other.series_pk for pair in pairs], encoder_id)
         by_study: dict[StudyInstanceUID, list[SeriesPair]] = {}
         for pair in pairs:
             by_study.setdefault(pair.other.study_instance_uid, []).append(pair)
@@ -129,13 +136,14 @@ def _study(
     up_to_date: Mapping[int, bool],
 ) -> PriorStudy:
     ordered = sorted(pairs, key=lambda pair: (-pair.alignment.score, pair.other.series_pk))
-    best = ordered[0].alignment.score
+    best = ordered[0]
+    is_copy = shows_nearly_the_same(best.present_sequence, best.other_sequence, best.alignment)
     complete = all(up_to_date.get(pair.other.series_pk, False) for pair in pairs)
     return PriorStudy(
         study_instance_uid=uid,
         study_date=study_date,
-        similarity=_similarity(best),
-        relation=Relation.DUPLICATE if best >= DUPLICATE_COSINE else Relation.PRIOR,
+        similarity=_similarity(best.alignment.score),
+        relation=Relation.DUPLICATE if is_copy else Relation.PRIOR,
         completeness=Completeness.COMPLETE if complete else Completeness.PROVISIONAL,
         series=tuple(_series(pair, chunks) for pair in ordered),
     )

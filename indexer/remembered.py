@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from indexer.catalog.embeddings import Embeddings, EmbeddingSequence
 from indexer.uids import EncoderId
 
-MOST_CHUNKS = 131_072
-"""Some 140 MB of sequences."""
+MOST_CHUNKS = 65_536
+"""Some 70 MB of sequences; up to four times as much where chunks have a part of their own."""
 MOST_IDS = 1_000_000
 """Some 100 MB of embeddings' ids."""
 

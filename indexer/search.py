@@ -219,15 +219,7 @@ def _is_seed(chunk: StoredChunk, seed: Seed) -> bool:
 
 def _only(sequence: EmbeddingSequence, chunk_pks: set[int]) -> EmbeddingSequence | None:
     kept = [row for row, pk in enumerate(sequence.chunk_pks) if pk in chunk_pks]
-    return _rows(sequence, kept) if kept else None
-
-
-def _rows(sequence: EmbeddingSequence, rows: Sequence[int]) -> EmbeddingSequence:
-    return EmbeddingSequence(
-        tuple(sequence.chunk_pks[row] for row in rows),
-        tuple(sequence.volumes[row] for row in rows),
-        sequence.vectors[rows],
-    )
+    return sequence.rows(kept) if kept else None
 
 
 def _scored(
@@ -254,20 +246,13 @@ def _best_volumes(
     query: EmbeddingSequence, sequences: Mapping[int, EmbeddingSequence]
 ) -> dict[int, tuple[Alignment, EmbeddingSequence]]:
     """Align a series of the query with others; the best volume of each counts, of equal ones the first."""
-    parts = [(pk, part) for pk, sequence in sequences.items() for part in _volumes(sequence)]
-    aligned = align_all(query.vectors, [part.vectors for _, part in parts])
+    parts = [(pk, part) for pk, sequence in sequences.items() for part in sequence.by_volume()]
+    aligned = align_all(query.looks, [part.looks for _, part in parts])
     best: dict[int, tuple[Alignment, EmbeddingSequence]] = {}
     for (pk, part), alignment in zip(parts, aligned, strict=True):
         if pk not in best or alignment.score > best[pk][0].score:
             best[pk] = (alignment, part)
     return best
-
-
-def _volumes(sequence: EmbeddingSequence) -> list[EmbeddingSequence]:
-    if sequence.volumes[0] == sequence.volumes[-1]:  # they are in order
-        return [sequence]
-    volumes = np.asarray(sequence.volumes)
-    return [_rows(sequence, np.flatnonzero(volumes == volume).tolist()) for volume in np.unique(volumes)]
 
 
 def _explain(

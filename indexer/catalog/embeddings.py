@@ -30,13 +30,13 @@ from indexer.catalog.engine import BLOCK, JOURNAL_LOCK, blocks, lock, reading, w
 from indexer.catalog.journal import get_meta, set_meta
 from indexer.catalog.progress import LeasedSeries, end_lease, waiting_for
 from indexer.catalog.schema import chunk, embedding, indexing, journal, series, study
+from indexer.catalog.sequences import GLOBAL, PART, EmbeddingSequence, sequence_of
 from indexer.catalog.states import SeriesState
 from indexer.catalog.vector_values import VectorValues, is_plain
 from indexer.sealing import Vault
 from indexer.uids import EncoderId, SeriesInstanceUID, SliceRef, SOPInstanceUID, StudyInstanceUID
 
-GLOBAL = "GLOBAL"
-"""Kind of the embedding of a chunk's whole body region; the one that candidates are found by."""
+__all__ = ["GLOBAL", "EmbeddedChunk", "EmbeddingSequence", "Embeddings", "ExportRow", "StoredChunk"]
 
 _ACTIVE = "active_encoder_id"
 _UNIT_TOLERANCE = 1e-3
@@ -86,23 +86,6 @@ class StoredChunk:
     position: int
     box_lps_mm: BoxLpsMm
     slices: tuple[SliceRef, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class EmbeddingSequence:
-    """The embeddings of one series, ordered by volume and z; one of a kind a chunk.
-
-    Attributes
-    ----------
-    chunk_pks, volumes : tuple of int
-        Chunk and volume of each of N embeddings.
-    vectors : (N, D) float32
-        Unit vectors.
-    """
-
-    chunk_pks: tuple[int, ...]
-    volumes: tuple[int, ...]
-    vectors: NDArray[np.float32]
 
 
 class ExportRow(NamedTuple):
@@ -296,21 +279,27 @@ class Embeddings:
             rows = connection.execute(query.order_by(embedding.c.id))
             return np.fromiter(rows.scalars(), dtype=np.int64)
 
-    def sequences(
-        self, series_pks: Sequence[int], encoder_id: EncoderId, kind: str = GLOBAL
-    ) -> dict[int, EmbeddingSequence]:
+    def sequences(self, series_pks: Sequence[int], encoder_id: EncoderId) -> dict[int, EmbeddingSequence]:
         """The ordered embeddings (volume, then z) of those series that have any: series key to sequence."""
-        columns = (chunk.c.series_pk, chunk.c.id, chunk.c.volume, embedding.c.vector)
-        query = _of_series(select(*columns), encoder_id, kind)
+        columns = (chunk.c.series_pk, chunk.c.id, chunk.c.volume, embedding.c.kind, embedding.c.vector)
+        query = _of_series(select(*columns), encoder_id, GLOBAL, PART)
         query = query.order_by(chunk.c.series_pk, chunk.c.volume, chunk.c.position)
         found: dict[int, EmbeddingSequence] = {}
         with reading(self._engine) as connection:
             for block in blocks(series_pks):
                 rows = connection.execute(query.where(indexing.c.series_pk.in_(block)))
                 for series_pk, group in groupby(rows, key=itemgetter(0)):
-                    _, chunk_pks, volumes, values = zip(*group, strict=True)
-                    found[series_pk] = EmbeddingSequence(chunk_pks, volumes, self._values.all(values))
+                    found[series_pk] = self._sequence([tuple(row[1:]) for row in group])
         return found
+
+    def _sequence(self, rows: Sequence[tuple[int, int, str, bytes]]) -> EmbeddingSequence:
+        """Sequence from chunk, volume, kind and value of each embedding of a series."""
+        values = dict(
+            zip([(row[0], row[2]) for row in rows], self._values.all([row[3] for row in rows]), strict=True)
+        )
+        chunks = [(pk, volume) for pk, volume, kind, _ in rows if kind == GLOBAL]
+        pks, volumes = zip(*chunks, strict=True)
+        return sequence_of(pks, volumes, [{GLOBAL: values[pk, GLOBAL], PART: values.get((pk, PART))} for pk in pks])
 
     def indexings(self, series_pks: Sequence[int], encoder_id: EncoderId) -> dict[int, int]:
         """Series key to the key of its embeddings as a whole, which is another one once they are replaced."""
@@ -402,13 +391,13 @@ class Embeddings:
         return (dict(row.seconds), list(row.notes)) if row else ({}, [])
 
 
-def _of_series(columns: Select[Any], encoder_id: EncoderId, kind: str) -> Select[Any]:
+def _of_series(columns: Select[Any], encoder_id: EncoderId, *kinds: str) -> Select[Any]:
     """Select among the embeddings of series, still to be named by `indexing.series_pk`.
 
     `indexing` alone is asked for the encoder: asked of `embedding`, SQLite would go through all that it made.
     """
     joined = indexing.join(chunk, chunk.c.indexing_pk == indexing.c.id).join(embedding)
-    return columns.select_from(joined).where(indexing.c.encoder_id == encoder_id, embedding.c.kind == kind)
+    return columns.select_from(joined).where(indexing.c.encoder_id == encoder_id, embedding.c.kind.in_(kinds))
 
 
 def _enter_indexing(

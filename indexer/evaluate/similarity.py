@@ -9,7 +9,7 @@ from indexer.alignment import align
 from indexer.evaluate.protocol import Similarities
 
 Rows = NDArray[np.float32]
-"""Vectors of one volume's chunks, (n, D), ordered along z."""
+"""Vectors of one volume's chunks, (n, D), ordered along z; what `indexer.alignment.align` compares."""
 Evidence = tuple[tuple[Rows, ...], ...]
 """What is known of an item: its series, of each its volumes, of each its chunks."""
 
@@ -27,7 +27,8 @@ def similarities_of(evidence: Sequence[Evidence]) -> Similarities:
     callable
         Query to (N,) mean cosine over the query's series of what fits each best; all modalities are compared.
     """
-    if all(len(one) == len(one[0]) == len(one[0][0]) == 1 for one in evidence):
+    single = all(len(one) == len(one[0]) == len(one[0][0]) == 1 for one in evidence)
+    if single and len({one[0][0].shape[1] for one in evidence}) == 1:
         vectors = np.concatenate([one[0][0] for one in evidence]).astype(np.float64)
         return lambda query: vectors @ vectors[query]
     return lambda query: np.array([_score(evidence[query], found) for found in evidence])

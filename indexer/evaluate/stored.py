@@ -159,7 +159,7 @@ class _Stored:
         }
         item = item_of(one.row, [by_key[key] for key in sequences], slab_mm)
         if item.span_mm is None:
-            evidence = tuple(_volumes(sequence) for sequence in sequences.values())
+            evidence = tuple(tuple(one.looks for one in whole.by_volume()) for whole in sequences.values())
             first = next(iter(sequences.values())).chunk_pks
             return _Found(item, evidence, None, chunks[first[len(first) // 2]])
         return _nearest(item, item.span_mm, sequences, chunks)
@@ -209,11 +209,6 @@ def _subject(entity: Entity, names: Mapping[str, str]) -> Subject:
     return replace(subject, name=names.get(subject.series_instance_uid, ""))
 
 
-def _volumes(sequence: EmbeddingSequence) -> tuple[NDArray[np.float32], ...]:
-    of_row = np.asarray(sequence.volumes)
-    return tuple(sequence.vectors[of_row == volume] for volume in np.unique(of_row))
-
-
 def _nearest(
     item: Item,
     span_mm: SpanMm,
@@ -227,7 +222,7 @@ def _nearest(
     boxes = [chunks[key].box_lps_mm for key in sequence.chunk_pks]
     off_mm = np.abs([(box[2] + box[5]) / 2 - wanted_mm for box in boxes])
     row = int(off_mm.argmin())
-    return _Found(item, ((sequence.vectors[row : row + 1],),), float(off_mm[row]), chunks[sequence.chunk_pks[row]])
+    return _Found(item, ((sequence.looks[row : row + 1],),), float(off_mm[row]), chunks[sequence.chunk_pks[row]])
 
 
 def _facts(encoder_id: EncoderId, found: Sequence[_Found], plan: Plan) -> dict[str, str]:
