@@ -24,7 +24,8 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Sizes3 = tuple[int, int, int]
 Sizes4 = tuple[int, int, int, int]
 Axes = Literal["zxy", "zyx", "xyz", "xzy", "yxz", "yzx"]
-_LAYERS = ("layer1", "layer2", "layer3", "layer4")
+LAYERS = ("layer1", "layer2", "layer3", "layer4")
+"""Names of the layers that features are taken from, the finest first."""
 
 
 class _Table(BaseModel):
@@ -65,7 +66,7 @@ class ResNetSpec(_Table):
 
     def stride(self, layer: str) -> Sizes3:
         """Voxels from one feature to the next, in the order of the network's axes."""
-        halving = sum(one == 1 for one in self.dilation[1 : _LAYERS.index(layer) + 1])
+        halving = sum(one == 1 for one in self.dilation[1 : LAYERS.index(layer) + 1])
         z, x, y = (step * 2 ** (1 + halving) for step in self.conv1_stride)
         return z, x, y
 
@@ -84,8 +85,32 @@ class SwinSpec(_Table):
 
     def stride(self, layer: str) -> Sizes3:
         """Voxels from one feature to the next, in the order of the network's axes."""
-        side = 2 ** (_LAYERS.index(layer) + 2)
+        side = 2 ** (LAYERS.index(layer) + 2)
         return side, side, side
+
+
+class EfficientNetSpec(_Table):
+    """Arguments of ``monai.networks.nets.EfficientNet`` in two dimensions, run on axial slices.
+
+    A slice has the patient's anterior at the top. Layers 1 to 4 end where one feature stands for 4, 8, 16 and 32
+    pixels each way.
+
+    Attributes
+    ----------
+    blocks : tuple of str
+        As MONAI writes them: repeats, kernel, strides, expansion, channels in and out.
+    activation : str
+        ``swish``, or ``relu6`` as the lite variants have it.
+    mean, deviation : float
+        Subtracted from, then dividing, intensities of 0 to 1.
+    """
+
+    kind: Literal["efficientnet"]
+    blocks: tuple[str, ...]
+    input_channels: int = 3
+    activation: Literal["swish", "relu6"] = "swish"
+    mean: float
+    deviation: Positive
 
 
 class Weights(_Table):
@@ -178,10 +203,18 @@ class Pooling(_Table):
 
 
 class Projection(_Table):
-    """From pooled features to the embedding: a file beside the bundle, or a matrix drawn from a seed."""
+    """From pooled features to the embedding: a file beside the bundle, or a matrix drawn from a seed.
+
+    Attributes
+    ----------
+    acquisitions : int
+        When it is fitted, each MR volume is changed so many times, as other sequences and coils might have shown
+        it; directions along which that moves the features are evened out.
+    """
 
     file: str = ""
     seed: int | None = None
+    acquisitions: Annotated[int, Field(ge=0)] = 0
 
     @model_validator(mode="after")
     def _one(self) -> "Projection":
@@ -197,15 +230,22 @@ class Regions(_Table):
 
 
 class Bundle(_Table):
-    """An encoder, described completely."""
+    """An encoder, described completely.
+
+    Attributes
+    ----------
+    modalities : dict
+        Bundles that embed these modalities in this one's stead.
+    """
 
     name: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.-]{0,31}$")]
-    network: ResNetSpec | SwinSpec = Field(discriminator="kind")
+    network: ResNetSpec | SwinSpec | EfficientNetSpec = Field(discriminator="kind")
     weights: Weights
     input: InputSpec
     pooling: Pooling
     projection: Projection
     regions: Regions | None = None
+    modalities: dict[Literal["CT", "MR"], "Bundle"] = Field(default={}, exclude=True)
     folder: Path = Field(exclude=True)
 
     @property
@@ -219,6 +259,8 @@ class Bundle(_Table):
             digest.update(self.projection_file().read_bytes())
         if self.regions:
             digest.update(self.region_file().read_bytes())
+        for modality, other in sorted(self.modalities.items()):
+            digest.update(f"{modality}: {other.encoder_id}".encode())
         return EncoderId(f"{self.name}-{digest.hexdigest()[:16]}")
 
     def projection_file(self) -> Path:
@@ -250,13 +292,15 @@ class Bundle(_Table):
         return path
 
     def weight_files(self) -> tuple[Path, ...]:
-        """Files that hold the weights, in order; empty for random weights.
+        """Files that hold the network's own weights, in order; empty for random weights.
 
         Raises
         ------
         ConfigError
-            Naming what is missing and how to get it.
+            Naming what is missing and how to get it, also for the bundles of other modalities.
         """
+        for other in self.modalities.values():
+            other.weight_files()
         if self.weights.source == "random":
             return ()
         files = tuple(self._files())
@@ -285,8 +329,13 @@ def shipped_bundles() -> list[str]:
     return sorted(file.stem for file in folder.glob("*.toml"))
 
 
-def read_bundle(name_or_path: str) -> Bundle:
+def read_bundle(name_or_path: str, *, alone: bool = False) -> Bundle:
     """Read a shipped bundle by name, or one's own by the path of its file.
+
+    Parameters
+    ----------
+    alone : bool
+        Refuse one that leaves a modality to another bundle.
 
     Raises
     ------
@@ -301,10 +350,22 @@ def read_bundle(name_or_path: str) -> Bundle:
         known = ", ".join(shipped_bundles())
         raise ConfigError([f"bundle {name_or_path}: neither a shipped bundle ({known}) nor a file"])
     try:
-        return Bundle.model_validate({**tomllib.loads(path.read_text(encoding="utf-8")), "folder": path.parent})
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        others = table.pop("modalities", {})
+        if not (isinstance(others, dict) and all(isinstance(other, str) for other in others.values())):
+            raise ConfigError([f"{path}: modalities: expected a table of modality to bundle"])
+        if others and alone:
+            raise ConfigError([f"{path}: modalities: a bundle for one modality leaves none to another"])
+        modalities = {modality: read_bundle(_beside(path, other), alone=True) for modality, other in others.items()}
+        return Bundle.model_validate({**table, "modalities": modalities, "folder": path.parent})
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError([f"{path}: cannot be read as TOML: {error}"]) from error
     except ValidationError as error:
         raise ConfigError(
             [f"{path}: {'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
         ) from error
+
+
+def _beside(path: Path, other: str) -> str:
+    """Name of a shipped bundle, or path of a bundle relative to the file that names it."""
+    return other if other in shipped_bundles() else str(path.parent / other)

@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, Self, cast
 
 import numpy as np
 import SimpleITK as sitk
@@ -57,6 +57,8 @@ class FeatureMap:
         Share of body in each feature's surroundings.
     grid, body : PatientGrid and (Z, X, Y) bool
         The volume as the network saw it, and where in it the patient is.
+    lattice : Lattice
+        Where the features lie in the grid.
     """
 
     features: Tensor
@@ -64,7 +66,13 @@ class FeatureMap:
     weights: NDArray[np.float32]
     grid: PatientGrid
     body: NDArray[np.bool_]
+    lattice: Lattice
     seconds: dict[str, float]
+
+    @property
+    def cell_mm(self) -> float:
+        """From one feature to the next along z."""
+        return float(self.lattice.stride[0] * self.grid.spacing_mm[0])
 
     def pooled(self, cells: Sequence[slice]) -> NDArray[np.float32]:
         """Mean and deviation over the body within each of N windows along z: (N, 2 C)."""
@@ -112,7 +120,7 @@ class Encoder(Protocol):
 
 
 class MonaiEncoder:
-    """A bundle's network, ready to run.
+    """A bundle's network, ready to run, and those of the modalities that it leaves to other bundles.
 
     Parameters
     ----------
@@ -130,6 +138,9 @@ class MonaiEncoder:
     def __init__(self, bundle: Bundle, device: str = "auto", threads: int = 0) -> None:
         self.bundle = bundle
         self.encoder_id = bundle.encoder_id
+        self._others: dict[str, Self] = {}
+        for modality, other in bundle.modalities.items():
+            self._others[modality] = cast(Self, type(self)(other, device, threads))
         self._device = _device(device)
         self._dtype = native_dtype(self._device)
         if threads:
@@ -138,7 +149,7 @@ class MonaiEncoder:
         network = load_network(bundle)
         self._lattice, self._channels = network.lattice, network.channels
         self._network: FeatureNetwork = network.to(self._device, self._dtype).to(
-            memory_format=torch.channels_last_3d  # type: ignore[call-overload]
+            memory_format=network.memory_format  # type: ignore[call-overload]
         )
         self._projections = _projections(bundle, 2 * network.channels)
         self._regions = _regions(bundle, network.channels + network.finer_channels)
@@ -146,6 +157,8 @@ class MonaiEncoder:
 
     def encode(self, volume: Volume, ordinal: int = 0) -> Encoded:
         """Embed a volume's chunks; see `Encoder.encode`."""
+        if volume.modality in self._others:
+            return self._others[volume.modality].encode(volume, ordinal)
         project = self._projections.get(volume.modality, self._projections.get(""))
         if project is None:
             raise Parked(f"encoder {self.bundle.name} knows no {volume.modality}")
@@ -200,16 +213,24 @@ class MonaiEncoder:
         Parked
             The volume is empty, damaged or too large, or the network's result is not finite.
         """
+        if volume.modality in self._others:
+            return self._others[volume.modality].feature_map(volume)
         start = time.perf_counter()
         grid = resample(volume, self.bundle.input.spacing_mm)
         resampled = time.perf_counter() - start
         seen = self.map_of(grid)
         return replace(seen, seconds={**seen.seconds, "resample": seen.seconds["resample"] + resampled})
 
-    def map_of(self, grid: PatientGrid) -> FeatureMap:
-        """Run the network over a volume that is on the bundle's grid already; see `feature_map`."""
+    def map_of(self, grid: PatientGrid, body: NDArray[np.bool_] | None = None) -> FeatureMap:
+        """Run the network over a volume that is on the bundle's grid already; see `feature_map`.
+
+        Parameters
+        ----------
+        body : (Z, X, Y) bool, optional
+            Where in it the patient is, if that is known.
+        """
         start = time.perf_counter()
-        body = body_mask(grid)
+        body = body_mask(grid) if body is None else body
         image, window = _prepared(grid, body, self.bundle.input)
         prepared = time.perf_counter()
         features = self._features(image)
@@ -219,7 +240,7 @@ class MonaiEncoder:
         places = tuple(features.shape[1:])
         weights = body_fraction(body[window], self._lattice, places)
         layer, finer = features[: self._channels], features[self._channels :]
-        return FeatureMap(layer, finer, weights, grid, body, seconds)
+        return FeatureMap(layer, finer, weights, grid, body, self._lattice, seconds)
 
     def _features(self, image: NDArray[np.float32]) -> Tensor:
         """Run the network over an image (Z, X, Y): features (C, z, x, y), float32 on the CPU."""

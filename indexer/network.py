@@ -11,58 +11,13 @@ from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from config.errors import ConfigError
-from indexer.bundle import Bundle, ResNetSpec, Sizes3, SwinSpec
+from indexer.bundle import LAYERS, Bundle, EfficientNetSpec, ResNetSpec, SwinSpec
 from indexer.chunks import Lattice
+from indexer.feature_network import FeatureNetwork
+from indexer.slicewise import SliceFeatures, build_efficientnet
 from indexer.weights import load_whole
 
-_LAYERS = ("layer1", "layer2", "layer3", "layer4")
-
-
-class FeatureNetwork(nn.Module):
-    """Runs a network up to one layer.
-
-    Input (B, 1, Z, X, Y), output (B, C + F, z, x, y): one feature for every `stride` voxels or part of them.
-
-    Attributes
-    ----------
-    lattice : Lattice
-        Where the features lie.
-    channels : int
-        C, of the layer itself.
-    finer_channels : int
-        F, of the finer layer: its features averaged over, then their greatest around, each place of the lattice.
-    """
-
-    lattice: Lattice
-    channels: int
-    finer_channels: int = 0
-
-    def __init__(self, axes: str) -> None:
-        super().__init__()
-        self._inwards = (0, 1, *(2 + "zxy".index(axis) for axis in axes))
-        self._outwards = (0, 1, *(2 + axes.index(axis) for axis in "zxy"))
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Features of an image; see the class."""
-        padded = functional.pad(image, self._least_padding(image))
-        turned = padded.permute(self._inwards).contiguous(memory_format=torch.channels_last_3d)
-        count = [-(-n // step) for n, step in zip(image.shape[2:], self.lattice.stride, strict=True)]
-        return self._features(turned).permute(self._outwards)[:, :, : count[0], : count[1], : count[2]]
-
-    def _least_padding(self, image: Tensor) -> list[int]:
-        """Zeros after the last voxel that make two features of any image, from the last axis to the first.
-
-        In bfloat16, oneDNN's convolutions read memory that is not theirs where an axis has the length 1.
-        """
-        lengths = zip(image.shape[2:], self.lattice.stride, strict=True)
-        return [n for length, step in reversed(list(lengths)) for n in (0, max(0, step + 1 - length))]
-
-    def _features(self, image: Tensor) -> Tensor:
-        raise NotImplementedError
-
-    def _in_patient_axes(self, sizes: Sizes3) -> Sizes3:
-        z, x, y = (sizes[axis - 2] for axis in self._outwards[2:])
-        return z, x, y
+__all__ = ["FeatureNetwork", "ResNetFeatures", "SwinFeatures", "load_network"]
 
 
 class ResNetFeatures(FeatureNetwork):
@@ -73,7 +28,7 @@ class ResNetFeatures(FeatureNetwork):
 
     def __init__(self, network: ResNet, spec: ResNetSpec, layer: str, finer: str = "") -> None:
         super().__init__(spec.axes)
-        wanted = _LAYERS[: _LAYERS.index(layer) + 1]
+        wanted = LAYERS[: LAYERS.index(layer) + 1]
         self.stem = nn.Sequential(network.conv1, network.bn1, network.act, network.maxpool)
         self.layers = nn.Sequential(*(getattr(network, name) for name in wanted))
         self.lattice = Lattice(self._in_patient_axes(spec.stride(layer)), (0.0, 0.0, 0.0))
@@ -114,7 +69,7 @@ class SwinFeatures(FeatureNetwork):
     def __init__(self, network: SwinTransformer, spec: SwinSpec, layer: str) -> None:
         super().__init__(spec.axes)
         self.network = network
-        self.depth = _LAYERS.index(layer) + 1
+        self.depth = LAYERS.index(layer) + 1
         self.input_channels = spec.input_channels
         stride = self._in_patient_axes(spec.stride(layer))
         z, x, y = ((step - 1) / 2 for step in stride)
@@ -141,7 +96,7 @@ def load_network(bundle: Bundle) -> FeatureNetwork:
     spec = bundle.network
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(bundle.weights.seed)
-        network = _build_resnet(spec) if isinstance(spec, ResNetSpec) else _build_swin(spec)
+        network = _build(spec)
     if bundle.weights.source != "random":
         load_whole(network, bundle)
     network.eval().requires_grad_(False)
@@ -152,9 +107,22 @@ def load_network(bundle: Bundle) -> FeatureNetwork:
         features = ResNetFeatures(network, spec, bundle.pooling.layer, bundle.pooling.finer)
     elif bundle.pooling.finer:
         raise ConfigError([f"bundle {bundle.name}: `pooling.finer` is for residual networks"])
+    elif isinstance(spec, EfficientNetSpec):
+        features = SliceFeatures(network, spec, bundle.pooling.layer)
     else:
         features = SwinFeatures(network, spec, bundle.pooling.layer)
     return features.eval()
+
+
+def _build(spec: ResNetSpec | SwinSpec | EfficientNetSpec) -> nn.Module:
+    network: nn.Module
+    if isinstance(spec, ResNetSpec):
+        network = _build_resnet(spec)
+    elif isinstance(spec, EfficientNetSpec):
+        network = build_efficientnet(spec)
+    else:
+        network = _build_swin(spec)
+    return network
 
 
 def _build_resnet(spec: ResNetSpec) -> ResNet:
@@ -170,7 +138,7 @@ def _build_resnet(spec: ResNetSpec) -> ResNet:
         feed_forward=False,
         bias_downsample=spec.bias_downsample,
     )
-    for name, dilation in zip(_LAYERS, spec.dilation, strict=True):
+    for name, dilation in zip(LAYERS, spec.dilation, strict=True):
         if dilation > 1:
             _dilate(getattr(network, name), dilation)
     return network

@@ -54,20 +54,45 @@ def orthonormal(rows: int, columns: int, seed: int) -> NDArray[np.float32]:
     return np.asarray(q if rows >= columns else q.T, dtype=np.float32)
 
 
-def fitted(features: NDArray[np.float32], seed: int) -> Projection:
+def fitted(features: NDArray[np.float32], seed: int, changes: NDArray[np.float32] | None = None) -> Projection:
     """Fit a projection to a reference archive's features (N, F), labels unseen.
 
     Principal directions of the standardised features, as many as N allows, are kept unscaled: that keeps
     distances as they are. Directions along which the archive does not vary are left out, and so much of the 256
     dimensions stays empty. A rotation drawn from the seed spreads them, so that embeddings of two modalities,
     fitted apart with different seeds, are near orthogonal.
+
+    Parameters
+    ----------
+    changes : (M, F) float32, optional
+        By how much features of the same place differ between acquisitions. Directions along which they differ more
+        than on the mean are shortened, as in within-class covariance normalisation [1]_.
+
+    References
+    ----------
+    .. [1] Hatch, Kajarekar and Stolcke, Within-class covariance normalization for SVM-based speaker recognition,
+       Interspeech 2006.
     """
     mean, scale = features.mean(axis=0), features.std(axis=0) + 1e-6
     standard = np.clip((features - mean) / scale, -_CLIP, _CLIP)
+    shortened = _shortened(changes / scale) if changes is not None and len(changes) else None
+    if shortened is not None:
+        standard = standard @ shortened
     _, extents, rows = np.linalg.svd(standard, full_matrices=False)
     directions = rows[extents > _LEAST_EXTENT * extents[0]][:EMBEDDING_DIM].T
+    directions = directions if shortened is None else shortened @ directions
     matrix = directions @ orthonormal(directions.shape[1], EMBEDDING_DIM, seed)
     return Projection(mean.astype(np.float32), scale.astype(np.float32), matrix.astype(np.float32))
+
+
+def _shortened(changes: NDArray[np.float32]) -> NDArray[np.float32]:
+    """A symmetric matrix (F, F) that shortens the directions in which changes (M, F) are great."""
+    _, extents, rows = np.linalg.svd(np.clip(changes, -_CLIP, _CLIP), full_matrices=False)
+    variance = extents**2 / len(changes)
+    least = variance.sum() / changes.shape[1]
+    kept = np.sqrt(least / (variance + least))
+    identity = np.eye(changes.shape[1])
+    return np.asarray(identity - rows.T @ ((1 - kept)[:, None] * rows), dtype=np.float32)
 
 
 def save(path: Path, projections: Mapping[str, Projection]) -> None:

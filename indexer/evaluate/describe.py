@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
 
 import numpy as np
 import torch
@@ -16,7 +15,7 @@ from indexer.encoder import FeatureMap, MonaiEncoder, pool
 from indexer.errors import Parked
 from indexer.evaluate.items import SpanMm
 from indexer.evaluate.similarity import Rows
-from indexer.fit import reference_features
+from indexer.fit import ReferenceFeatures, reference_features
 from indexer.network import ResNetFeatures, load_network
 from indexer.projection import Projection
 from indexer.resample import PatientGrid
@@ -33,15 +32,23 @@ class Seen:
 
     Attributes
     ----------
-    lattice : Lattice
-        Where the features lie in the grid.
+    bundle : Bundle
+        Whose network it was.
+    reference : ReferenceFeatures
+        What a projection is fitted to.
     """
 
     volume: Volume
     map: FeatureMap
-    lattice: Lattice
+    bundle: Bundle
+    reference: ReferenceFeatures
 
-    def of_chunks(self, bundle: Bundle) -> Rows:
+    @property
+    def lattice(self) -> Lattice:
+        """Where the features lie in the grid."""
+        return self.map.lattice
+
+    def of_chunks(self) -> Rows:
         """Pool the features of every chunk that the node would make: (n, 2 C)."""
         cuts = slabs(
             self.volume,
@@ -49,8 +56,8 @@ class Seen:
             self.map.body,
             cells=self.map.features.shape[1],
             lattice=self.lattice,
-            chunk_mm=bundle.pooling.chunk_mm,
-            step_mm=bundle.pooling.step_mm,
+            chunk_mm=self.bundle.pooling.chunk_mm,
+            step_mm=self.bundle.pooling.step_mm,
         )
         return self.map.pooled([cut.cells for cut in cuts])
 
@@ -68,20 +75,6 @@ class Seen:
             weights = np.broadcast_to(share[:, None, None], self.map.weights.shape)
         return pool(self.map.features, weights)[None]
 
-    def reference(self) -> Rows:
-        """Pool what a projection is fitted to, from this pass: (N, 2 C)."""
-        return reference_features(cast(MonaiEncoder, _Passed(self.map)), self.volume)
-
-
-@dataclass(frozen=True, eq=False)
-class _Passed:
-    """Stands in for an encoder whose pass over a volume is done."""
-
-    map: FeatureMap
-
-    def feature_map(self, volume: Volume) -> FeatureMap:
-        return self.map
-
 
 class Eye(MonaiEncoder):
     """A bundle's encoder that shows its features rather than embeddings."""
@@ -89,7 +82,7 @@ class Eye(MonaiEncoder):
     @property
     def projections(self) -> Mapping[str, Projection]:
         """What the bundle projects with: modality to projection; under "" one for all."""
-        return self._projections
+        return self._projections | {modality: one.projections[modality] for modality, one in self._others.items()}
 
     def see(self, volume: Volume) -> Seen:
         """Run the network over a volume, once.
@@ -99,9 +92,12 @@ class Eye(MonaiEncoder):
         Parked
             The encoder has no use for the volume's modality, or the volume is empty.
         """
+        if volume.modality in self._others:
+            return self._others[volume.modality].see(volume)
         if not self._projections.keys() & {volume.modality, ""}:
             raise Parked(f"encoder {self.bundle.name} knows no {volume.modality}")
-        return Seen(volume, self.feature_map(volume), self._lattice)
+        seen = self.feature_map(volume)
+        return Seen(volume, seen, self.bundle, reference_features(self, seen))
 
 
 class _Tail(nn.Module):
@@ -133,6 +129,8 @@ class LastLayer:
     """
 
     def __init__(self, bundle: Bundle, device: str, threads: int) -> None:
+        self._others = {m: LastLayer(other, device, threads) for m, other in bundle.modalities.items()}
+        bundle = bundle.model_copy(update={"modalities": {}})
         deeper = bundle.model_copy(update={"pooling": bundle.pooling.model_copy(update={"layer": LAST_LAYER})})
         network = load_network(deeper)
         self._lattice = network.lattice
@@ -140,13 +138,15 @@ class LastLayer:
         self._eye: Eye | None = None
         if isinstance(network, ResNetFeatures):
             pooled = int(bundle.pooling.layer.removeprefix("layer"))
-            self._tail = _Tail(bundle.network.axes, nn.Sequential(*list(network.layers)[pooled:]))
+            self._tail = _Tail(network.axes, nn.Sequential(*list(network.layers)[pooled:]))
         else:
             self._eye = Eye(_without_projection(deeper), device, threads)
 
     @torch.inference_mode()
     def describe(self, seen: Seen, spans_mm: Sequence[SpanMm | None]) -> list[Rows]:
         """Average over all features of a slab, or of everything: (1, C) each."""
+        if seen.volume.modality in self._others:
+            return self._others[seen.volume.modality].describe(seen, spans_mm)
         profile = self._features(seen).mean(dim=(2, 3)).numpy()
         found: list[Rows] = []
         for span in spans_mm:
@@ -166,7 +166,8 @@ class LastLayer:
 
 def untrained(bundle: Bundle, seed: int) -> Bundle:
     """The same encoder with random weights."""
-    return bundle.model_copy(update={"weights": Weights(source="random", seed=seed)})
+    others = {modality: untrained(other, seed) for modality, other in bundle.modalities.items()}
+    return bundle.model_copy(update={"weights": Weights(source="random", seed=seed), "modalities": others})
 
 
 def histogram(seen: Seen, window: tuple[float, float], span_mm: SpanMm | None) -> Rows:
@@ -195,11 +196,11 @@ def thumbnail(seen: Seen, window: tuple[float, float], span_mm: SpanMm | None) -
     return np.asarray(small - small.mean(), dtype=np.float32)
 
 
-def window_of(seen: Seen, bundle: Bundle) -> tuple[float, float]:
+def window_of(seen: Seen) -> tuple[float, float]:
     """The intensities that the encoder takes for 0 and 1."""
     if seen.volume.modality == "CT":
-        return bundle.input.window_hu
-    low, high = np.percentile(seen.map.grid.voxels[seen.map.body], bundle.input.percentiles)
+        return seen.bundle.input.window_hu
+    low, high = np.percentile(seen.map.grid.voxels[seen.map.body], seen.bundle.input.percentiles)
     return float(low), float(high)
 
 

@@ -152,7 +152,7 @@ class _Workbench:
                 failures.append(str(reason))
                 continue
             for key, one in seen.items():
-                references[key].append(Reference(subject.patient, volume.modality, one.reference()))
+                references[key].append(Reference(subject.patient, volume.modality, one.reference))
             for key, of_spans in found.items():
                 for row, vector in zip(rows, of_spans, strict=True):
                     described[key][row].append(vector)
@@ -166,9 +166,9 @@ class _Workbench:
         """Rows of one volume: method to one matrix a span."""
         found: dict[str, list[Rows]] = {}
         for key, one in seen.items():
-            found[key] = [one.of_chunks(self._bundle) if span is None else one.of_slab(span) for span in spans]
+            found[key] = [one.of_chunks() if span is None else one.of_slab(span) for span in spans]
         trained = seen[ENCODER]
-        window = window_of(trained, self._bundle)
+        window = window_of(trained)
         if HISTOGRAM in self._plan.baselines:
             found[HISTOGRAM] = [histogram(trained, window, span) for span in spans]
         if THUMBNAIL in self._plan.baselines:

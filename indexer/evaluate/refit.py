@@ -9,10 +9,8 @@ import numpy as np
 from indexer import projection
 from indexer.evaluate.items import Item
 from indexer.evaluate.similarity import Evidence, Rows
+from indexer.fit import MOST_ROWS, SEEDS, ReferenceFeatures, fit_projection, joined
 
-_SEEDS = {"CT": 1, "MR": 2}
-_MOST_ROWS = 4000
-"""More pooled windows than this add time, not directions."""
 _SAME_FIT = 0.02
 """Two fits to the same series differ by rounding: less than this share of the features' spread."""
 
@@ -22,11 +20,11 @@ Projections = Mapping[str, projection.Projection]
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """What a projection may be fitted to: pooled windows (N, F) of one volume."""
+    """What a projection may be fitted to: the features of one volume."""
 
     patient: str
     modality: str
-    rows: Rows
+    features: ReferenceFeatures
 
 
 class Refit:
@@ -59,11 +57,11 @@ class Refit:
 
 
 def _fitted(modality: str, references: Sequence[Reference], but: AnyCollection[str] = ()) -> projection.Projection:
-    rows = [one.rows for one in references if one.patient not in but]
-    seed = _SEEDS.get(modality, 0)
-    if sum(map(len, rows)) < 2:
-        return projection.drawn(references[0].rows.shape[1], seed)
-    return projection.fitted(_thinned(np.concatenate(rows)), seed)
+    parts = [one.features for one in references if one.patient not in but]
+    if sum(len(one.rows) for one in parts) < 2:
+        return projection.drawn(references[0].features.rows.shape[1], SEEDS.get(modality, 0))
+    whole = joined(parts)
+    return fit_projection(modality, ReferenceFeatures(_thinned(whole.rows), whole.changes))
 
 
 def same_fit(first: Projections, second: Projections) -> bool:
@@ -105,4 +103,4 @@ def _unit(rows: Rows) -> Rows:
 
 
 def _thinned(rows: Rows) -> Rows:
-    return rows[:: -(-len(rows) // _MOST_ROWS)]
+    return rows[:: -(-len(rows) // MOST_ROWS)]

@@ -142,9 +142,8 @@ def _specimens(
     settings: Settings, folder: Path, kind: Kind, roles: Sequence[Role], bar: Progress, *, all_sizes: bool = False
 ) -> Iterator[Specimen]:
     bundle = read_bundle(settings.bundle)
-    encoder = MonaiEncoder(
-        bundle.model_copy(update={"regions": None}), settings.indexing.device, settings.indexing.threads
-    )
+    alone = bundle.model_copy(update={"regions": None, "modalities": {}})
+    encoder = MonaiEncoder(alone, settings.indexing.device, settings.indexing.threads)
     task = bar.add_task(f"inserting findings: {kind}", total=None)
     return specimens_below(
         folder,

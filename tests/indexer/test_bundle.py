@@ -145,5 +145,5 @@ def test_all_problems_are_named_at_once(bundle_of: Callable[..., Bundle]) -> Non
 
 
 def test_a_name_that_is_nothing_says_what_there_is() -> None:
-    with pytest.raises(ConfigError, match=r"ct-astr: neither a shipped bundle \(ct-astra, tiny\) nor a file"):
+    with pytest.raises(ConfigError, match=r"ct-astr: neither a shipped bundle \(ct-astra, mr-slices, tiny\) nor"):
         read_bundle("ct-astr")

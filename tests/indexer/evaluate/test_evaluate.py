@@ -187,7 +187,7 @@ def test_what_is_fitted_is_also_refitted_without_the_patient(
 
 def _references(folder: Path) -> list[Reference]:
     eye = Eye(TINY, "cpu")
-    return [Reference(name, volume.modality, eye.see(volume).reference()) for name, volume in volumes_below(folder)]
+    return [Reference(name, volume.modality, eye.see(volume).reference) for name, volume in volumes_below(folder)]
 
 
 def test_z_levels_are_pooled_apart(folder: Path, a_table: Callable[..., Path]) -> None:

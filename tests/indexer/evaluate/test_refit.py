@@ -5,11 +5,12 @@ import pytest
 
 from indexer import projection
 from indexer.evaluate.refit import Reference, Refit, same_fit, unit
+from indexer.fit import ReferenceFeatures
 
 
 def reference(patient: str, seed: int, modality: str = "CT", level: float = 0.0) -> Reference:
     rows = np.random.default_rng(seed).normal(level, 1.0, size=(30, 12)).astype(np.float32)
-    return Reference(patient, modality, rows)
+    return Reference(patient, modality, ReferenceFeatures(rows, rows[:0]))
 
 
 def test_a_left_out_patient_leaves_no_trace() -> None:

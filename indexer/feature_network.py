@@ -1,0 +1,59 @@
+"""What every network that embeds is to the encoder: features on a lattice in the patient's axes."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from indexer.bundle import Sizes3
+from indexer.chunks import Lattice
+
+
+class FeatureNetwork(nn.Module):
+    """Runs a network up to one layer.
+
+    Input (B, 1, Z, X, Y), output (B, C + F, z, x, y): one feature for every `stride` voxels or part of them.
+
+    Attributes
+    ----------
+    lattice : Lattice
+        Where the features lie.
+    channels : int
+        C, of the layer itself.
+    finer_channels : int
+        F, of the finer layer: its features averaged over, then their greatest around, each place of the lattice.
+    memory_format : torch.memory_format
+        In which its weights are quickest.
+    """
+
+    lattice: Lattice
+    channels: int
+    finer_channels: int = 0
+    memory_format: torch.memory_format = torch.channels_last_3d
+
+    def __init__(self, axes: str) -> None:
+        super().__init__()
+        self.axes = axes
+        self._inwards = (0, 1, *(2 + "zxy".index(axis) for axis in axes))
+        self._outwards = (0, 1, *(2 + axes.index(axis) for axis in "zxy"))
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Features of an image; see the class."""
+        padded = functional.pad(image, self._least_padding(image))
+        turned = padded.permute(self._inwards).contiguous(memory_format=torch.channels_last_3d)
+        count = [-(-n // step) for n, step in zip(image.shape[2:], self.lattice.stride, strict=True)]
+        return self._features(turned).permute(self._outwards)[:, :, : count[0], : count[1], : count[2]]
+
+    def _least_padding(self, image: Tensor) -> list[int]:
+        """Zeros after the last voxel that make two features of any image, from the last axis to the first.
+
+        In bfloat16, oneDNN's convolutions read memory that is not theirs where an axis has the length 1.
+        """
+        lengths = zip(image.shape[2:], self.lattice.stride, strict=True)
+        return [n for length, step in reversed(list(lengths)) for n in (0, max(0, step + 1 - length))]
+
+    def _features(self, image: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def _in_patient_axes(self, sizes: Sizes3) -> Sizes3:
+        z, x, y = (sizes[axis - 2] for axis in self._outwards[2:])
+        return z, x, y
