@@ -37,9 +37,10 @@ from pydicom.sr.coding import Code
 
 from dicom_scp import evidence_codes as named
 from indexer.answer import Answer, ChunkMatch, Seed, SeriesHit, StudyHit
+from indexer.attributes import OWN_MANUFACTURER
 from indexer.uids import SeriesInstanceUID, SliceRef, SOPInstanceUID, StudyInstanceUID
 
-MANUFACTURER = "Pacsimile"
+MANUFACTURER = OWN_MANUFACTURER
 SERIES_NUMBER = 7700
 """Above what modalities number their series with."""
 SERIES_DESCRIPTION = "Similar studies (not for diagnosis)"

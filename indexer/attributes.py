@@ -61,6 +61,9 @@ EMBEDDABLE_SOP_CLASSES = frozenset(
 )
 """Storage SOP classes (PS3.4 B.5) whose instances are turned into volumes."""
 
+OWN_MANUFACTURER = "Pacsimile"
+"""Manufacturer (0008,0070) of the reports that a node writes."""
+
 _INLINE_BYTES = 1 << 20
 """Longer binary values are not kept."""
 

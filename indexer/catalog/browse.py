@@ -9,7 +9,7 @@ from sqlalchemy import Engine, exists, func, or_, select
 
 from config.access import Cohort
 from indexer.attributes import JsonObject
-from indexer.catalog.cohort import visible
+from indexer.catalog.cohort import visible, visible_series
 from indexer.catalog.engine import reading
 from indexer.catalog.schema import instance, patient, series, study
 from indexer.catalog.states import SeriesState
@@ -100,7 +100,7 @@ class Browse:
 
     def __init__(self, engine: Engine, cohort: Cohort | None = None) -> None:
         self._engine = engine
-        self._visible = visible(cohort)
+        self._visible, self._visible_series = visible(cohort), visible_series(cohort)
 
     def studies(self, chosen: StudyFilter, *, first: int, limit: int) -> list[ListedStudy]:
         """Some of the studies that a filter allows, newest Study Date first, then the last to arrive.
@@ -124,7 +124,7 @@ class Browse:
 
     def modalities(self) -> list[str]:
         """Every modality of which there is a series."""
-        query = select(series.c.modality).join(study).where(series.c.modality != "", *self._visible)
+        query = select(series.c.modality).join(study).where(series.c.modality != "", *self._visible_series)
         query = query.distinct().order_by(series.c.modality)
         with reading(self._engine) as connection:
             return list(connection.execute(query).scalars())
@@ -132,7 +132,8 @@ class Browse:
     def _read(self, query: Any) -> list[ListedStudy]:  # noqa: ANN401 - any Select of `_listed`
         counted = select(func.count()).where(instance.c.series_pk == series.c.id).scalar_subquery()
         columns = (series.c.series_instance_uid, series.c.modality, series.c.state, series.c.reason, counted)
-        of_studies = select(series.c.study_pk, *columns, series.c.attributes).order_by(series.c.id)
+        of_studies = select(series.c.study_pk, *columns, series.c.attributes).select_from(series.join(study))
+        of_studies = of_studies.where(*self._visible_series).order_by(series.c.id)
         below: dict[int, list[ListedSeries]] = {}
         with reading(self._engine) as connection:
             rows = connection.execute(query).all()

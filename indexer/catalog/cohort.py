@@ -5,9 +5,10 @@ from collections.abc import Collection
 from typing import Any
 
 from pydicom.datadict import tag_for_keyword
-from sqlalchemy import ColumnElement, Select, and_, or_, select
+from sqlalchemy import ColumnElement, Select, and_, func, or_, select
 
 from config.access import Cohort
+from indexer.attributes import OWN_MANUFACTURER
 from indexer.catalog.schema import patient, series, study
 
 # Aliases: a query that a condition becomes part of may name the same tables.
@@ -35,6 +36,17 @@ def visible(cohort: Cohort | None) -> tuple[ColumnElement[bool], ...]:
     its_patient = select(_whose.c.id).where(_whose.c.id == study.c.patient_pk)
     its_series = select(_part.c.id).where(_part.c.study_pk == study.c.id)
     return (*_given(own), *_exists(its_patient, of_patient), *_exists(its_series, of_series))
+
+
+def visible_series(cohort: Cohort | None) -> tuple[ColumnElement[bool], ...]:
+    """Conditions on `study` and `series` that only what a cohort's studies show meets; none without a cohort.
+
+    Evidence reports of a node stay unseen: they name similar studies, whoever may see these.
+    """
+    if cohort is None:
+        return ()
+    manufacturer = func.coalesce(_value(series.c, "Manufacturer"), "")
+    return (*visible(cohort), or_(series.c.modality != "SR", manufacturer != OWN_MANUFACTURER))
 
 
 def _exists(related: Select[Any], conditions: Collection[ColumnElement[bool] | None]) -> list[ColumnElement[bool]]:

@@ -9,7 +9,7 @@ from sqlalchemy import Engine, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from config.access import Cohort
-from indexer.catalog.cohort import visible
+from indexer.catalog.cohort import visible_series
 from indexer.catalog.engine import blocks, reading, writing
 from indexer.catalog.schema import commitment, fetched, instance, series, study
 from indexer.uids import SOPInstanceUID
@@ -169,7 +169,9 @@ class Commitments:
         wanted = (instance.c.sop_instance_uid, instance.c.sop_class_uid, instance.c.path, instance.c.sha256)
         passing = series.join(fetched, fetched.c.study_pk == series.c.study_pk)
         staying = instance.c.series_pk.not_in(select(series.c.id).select_from(passing))
-        of_study = select(*wanted).select_from(instance.join(series).join(study)).where(staying, *visible(cohort))
+        of_study = (
+            select(*wanted).select_from(instance.join(series).join(study)).where(staying, *visible_series(cohort))
+        )
         found: dict[str, HeldInstance] = {}
         with reading(self._engine) as connection:
             for block in blocks(sop_instance_uids):

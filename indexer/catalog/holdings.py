@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Engine, delete, exists, func, insert, select, update
 
 from config.access import Cohort
-from indexer.catalog.cohort import visible
+from indexer.catalog.cohort import visible_series
 from indexer.catalog.engine import JOURNAL_LOCK, blocks, lock, reading, writing
 from indexer.catalog.lookup import Level
 from indexer.catalog.removal import find_doomed, remove
@@ -56,7 +56,7 @@ class Holdings:
 
     def __init__(self, engine: Engine, cohort: Cohort | None = None) -> None:
         self._engine = engine
-        self._visible = visible(cohort)
+        self._visible = visible_series(cohort)
 
     def instances(self, unique_keys: Mapping[Level, Sequence[str]], limit: int) -> list[HeldInstance]:
         """The instances below some entities, in order of arrival.

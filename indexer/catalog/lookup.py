@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, Connection, Engine, Select, and_, func, se
 
 from config.access import Cohort
 from indexer.attributes import JsonObject
-from indexer.catalog.cohort import visible
+from indexer.catalog.cohort import visible, visible_series
 from indexer.catalog.engine import BLOCK, blocks, reading
 from indexer.catalog.schema import instance, patient, quarantine, series, study
 from indexer.catalog.states import SeriesState
@@ -102,7 +102,7 @@ class Lookup:
 
     def __init__(self, engine: Engine, cohort: Cohort | None = None) -> None:
         self._engine = engine
-        self._visible = visible(cohort)
+        self._visible, self._visible_series = visible(cohort), visible_series(cohort)
 
     def entities(self, level: Level, prefilter: Prefilter = Prefilter()) -> Iterator[Entity]:
         """Every entity of a level that the prefilter lets through, newest entry last, read in blocks.
@@ -127,7 +127,7 @@ class Lookup:
         found: dict[int, Summary] = {}
         with reading(self._engine) as connection:
             for block in blocks(pks):
-                found |= _summaries(connection, level, block, self._visible)
+                found |= _summaries(connection, level, block, self._visible_series)
         return found
 
     def names_file(self, path: str) -> bool:
@@ -143,7 +143,7 @@ class Lookup:
         found: dict[int, SeriesInfo] = {}
         with reading(self._engine) as connection:
             for block in blocks(series_pks):
-                for row in connection.execute(_series_info().where(series.c.id.in_(block), *self._visible)):
+                for row in connection.execute(_series_info().where(series.c.id.in_(block), *self._visible_series)):
                     found[row[0]] = SeriesInfo(*row)
         return found
 
@@ -183,16 +183,18 @@ class Lookup:
         chosen = instance.c.sop_instance_uid == sop_instance_uid
         of_study = select(instance.c.path).select_from(instance.join(series).join(study))
         with reading(self._engine) as connection:
-            return connection.execute(of_study.where(chosen, *self._visible)).scalar_one_or_none()
+            return connection.execute(of_study.where(chosen, *self._visible_series)).scalar_one_or_none()
 
     def _series_where(self, condition: Any) -> Sequence[SeriesInfo]:  # noqa: ANN401 - any SQL condition
         with reading(self._engine) as connection:
-            rows = connection.execute(_series_info().where(condition, *self._visible).order_by(series.c.id))
+            rows = connection.execute(_series_info().where(condition, *self._visible_series).order_by(series.c.id))
             return [SeriesInfo(*row) for row in rows]
 
     def _seen_at(self, level: Level) -> tuple[ColumnElement[bool], ...]:
         """The conditions of what may be seen, for a query that begins with the patient and ends at a level."""
-        if level > Level.PATIENT or not self._visible:
+        if level > Level.STUDY:
+            return self._visible_series
+        if level == Level.STUDY or not self._visible:
             return self._visible
         any_study = select(study.c.id).where(study.c.patient_pk == patient.c.id, *self._visible)
         return (any_study.correlate(patient).exists(),)

@@ -101,6 +101,27 @@ def test_no_name_leads_to_what_is_outside(filled: Catalog) -> None:
     assert filled.commitments.held([hidden_sop])  # type: ignore[list-item]
 
 
+def test_reports_of_a_node_are_not_shown(filled: Catalog, a_header: Factory, a_file: Factory) -> None:
+    """They name similar studies, whoever may see these."""
+    for number, manufacturer in enumerate(("Pacsimile", "Other", "")):
+        header = a_header(f"2.25.1.9.{number}", f"2.25.1.9{number}", "2.25.1", "TRIAL-1", "SR")
+        header.series["00080070"] = {"vr": "LO", "Value": [manufacturer]} if manufacturer else {"vr": "LO"}
+        filled.receipts.enter(header, a_file(header.sop_instance_uid), "keep-first")
+    view, whole = filled.within(Cohort(name="one", accession_number=("X1",))), filled.within(None)
+    for catalog, reports in ((view, 2), (whole, 3)):
+        assert len(catalog.lookup.series_of_study("2.25.1")) == 2 + reports
+        assert len(catalog.holdings.instances({Level.STUDY: ["2.25.1"]}, 10)) == 2 + reports
+        (study,) = catalog.lookup.entities(Level.STUDY, Prefilter(study_instance_uid=["2.25.1"]))
+        assert catalog.lookup.summaries(Level.STUDY, [study.study_pk])[study.study_pk].instances == 2 + reports
+        chosen = Prefilter(study_instance_uid=["2.25.1"], modality=["SR"])
+        assert len(list(catalog.lookup.entities(Level.SERIES, chosen))) == reports
+        assert len(list(catalog.lookup.entities(Level.IMAGE, chosen))) == reports
+        assert len(catalog.browse.by_uid(["2.25.1"])["2.25.1"].series) == 2 + reports
+    assert view.lookup.series_by_uid("2.25.1.90") is None
+    assert view.lookup.instance_path("2.25.1.9.0") is None
+    assert not filled.commitments.held(["2.25.1.9.0"], view.cohort)  # type: ignore[list-item]
+
+
 def test_embeddings_of_a_cohort_are_told_apart(catalog: Catalog, archive: Factory) -> None:
     for number in (1, 2):
         archive.indexed(f"2.25.{number}1", chunks=2 + number, study=f"2.25.{number}", patient_id=f"P{number}")
