@@ -73,9 +73,13 @@ def node(
     running_node: Callable[..., AbstractContextManager[Node]], dest_port: int, fill: Factory
 ) -> Iterator[Node]:
     """A node that has given up the files of all its series but one."""
-    peers = [{"aet": "PACS", "host": "127.0.0.1", "port": dest_port}]
+    peers = [
+        {"aet": "PACS", "host": "127.0.0.1", "port": dest_port},
+        {"aet": "RESEARCH", "networks": ["127.0.0.1"], "cohort": "one"},
+    ]
+    cohorts = [{"name": "one", "study_instance_uid": ["2.25.1"]}]
     storage = {"storage.keep": "none", "storage.retrieve_aet": "PACS", "storage.release_after_minutes": 0.0}
-    with running_node({"peers": peers, **storage}) as running:
+    with running_node({"peers": peers, "cohorts": cohorts, **storage}) as running:
         fill(running)
         running.catalog.embeddings.activate(running.finder.encoder_id)
         running.catalog.progress.settle(0.0)
@@ -121,6 +125,18 @@ def test_what_is_here_is_not_relayed(node: Node, peer: Factory, query: Factory, 
         answers = peer(node).move(query(StudyInstanceUID="2.25.2"), "NOBODY")
     assert [found.Status for found, _ in answers] == [0xA801]
     assert asked == []
+
+
+def test_who_sees_a_cohort_has_no_more_relayed(node: Node, peer: Factory, query: Factory, dest_port: int) -> None:
+    research = peer(node, "RESEARCH")
+    with archive(dest_port, [(0x0000, (0, 1, 0, 0))], []) as asked:
+        for more in (query(StudyInstanceUID=["2.25.1", "2.25.404"]), query(StudyInstanceUID=["2.25.1", "2.25.2"])):
+            assert [found.Status for found, _ in research.move(more, "DEST")] == [0xA702]
+        patient = research.move(query("PATIENT", PatientID="P1"), "DEST", PatientMove)
+        assert [found.Status for found, _ in patient] == [0xA702]
+        assert asked == []
+        assert [found.Status for found, _ in research.move(query(StudyInstanceUID="2.25.1"), "DEST")] == [0x0000]
+        assert len(asked) == 1
 
 
 def test_cancel_is_passed_on(node: Node, peer: Factory, query: Factory, dest_port: int) -> None:
