@@ -264,6 +264,11 @@ class _SealedReader(io.RawIOBase):
         if body - self._last * _SEALED_SEGMENT_BYTES <= _TAG_BYTES:  # of no file but an empty one
             self._demand_empty()
 
+    @property
+    def name(self) -> str:
+        """Where the sealed file is; libraries ask for it."""
+        return str(getattr(self._raw, "name", ""))
+
     def readable(self) -> bool:
         return True
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pydicom import Dataset, dcmread
 
 from config.errors import ConfigError
 from indexer.errors import Damaged
@@ -130,6 +131,17 @@ def test_a_folder_of_sealed_files(vault: Vault, tmp_path: Path) -> None:
         np.save(stream, array)
     with (folder / "array.npy").open("rb") as stream:
         assert np.array_equal(np.load(stream), array)
+
+
+def test_a_sealed_dicom_file_is_parsed(vault: Vault, tmp_path: Path) -> None:
+    plain = io.BytesIO()
+    written = Dataset()
+    written.PatientID, written.PixelData = "somebody", bytes(2 * SEGMENT_BYTES)
+    written["PixelData"].VR = "OW"
+    written.save_as(plain, implicit_vr=False, little_endian=True, enforce_file_format=False)
+    file = sealed(vault, tmp_path / "file", plain.getvalue())
+    with file.open("rb") as stream:
+        assert dcmread(stream, force=True) == written
 
 
 def test_the_administrators_key_can_be_exchanged(tmp_path: Path) -> None:
