@@ -65,7 +65,7 @@ class HttpClient(Section):
     def _complete(self) -> Self:
         if bool(self.sha256) == bool(self.file):
             raise ValueError("expected one of sha256 and file")
-        if self.cohort and (whole := self.scopes & {Scope.MONITOR, Scope.ADMIN}):
+        if self.cohort and (whole := self.scopes - {Scope.SEARCH, Scope.READ}):
             raise ValueError(
                 f"scopes that concern the whole node need an empty cohort; got {', '.join(sorted(whole))}"
             )

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from dataclasses import dataclass
 
+from config.access import Cohort
 from indexer.calibration import UNCALIBRATED, Scale, Scales, Uncalibrated
 from indexer.catalog import Catalog
 from indexer.catalog.embeddings import StoredChunk
@@ -71,10 +72,15 @@ class Comparisons:
         Folder of the stored instances.
     scales : callable
         How scores are read as similarities (`indexer.search.Search.scales`).
+    cohort : Cohort, optional
+        The studies that are there for who asks; None: all.
     """
 
-    def __init__(self, catalog: Catalog, spool_dir: StoredFolder, scales: ScalesOf) -> None:
-        self._catalog = catalog
+    def __init__(
+        self, catalog: Catalog, spool_dir: StoredFolder, scales: ScalesOf, cohort: Cohort | None = None
+    ) -> None:
+        self._embeddings = catalog.embeddings
+        self._lookup = catalog.within(cohort).lookup
         self._spool_dir = spool_dir
         self._scales = scales
 
@@ -89,11 +95,11 @@ class Comparisons:
             One holds no CT or MR slices that have a place in the patient.
         """
         left, right = self._series(left_uid), self._series(right_uid)
-        encoder_id = self._catalog.embeddings.active_encoder()
+        encoder_id = self._embeddings.active_encoder()
         pair = self._best_pair(left, right, encoder_id) if encoder_id is not None else None
         if pair is None or encoder_id is None:
             return self._without_embeddings(left, right)
-        chunks = self._catalog.embeddings.chunks([pair.present.series_pk, pair.other.series_pk], encoder_id)
+        chunks = self._embeddings.chunks([pair.present.series_pk, pair.other.series_pk], encoder_id)
         shown_left = self._hung(pair.present, _slices_of(chunks, pair.present_sequence.chunk_pks))
         shown_right = self._hung(pair.other, _slices_of(chunks, pair.other_sequence.chunk_pks))
         if shown_left is None or shown_right is None:
@@ -112,10 +118,10 @@ class Comparisons:
         return Comparison(shown_left, shown_right, similarity, levels, anchors)
 
     def _series(self, uid: str) -> Sequence[SeriesInfo]:
-        of_study = self._catalog.lookup.series_of_study(uid)
+        of_study = self._lookup.series_of_study(uid)
         if of_study:
             return of_study
-        one = self._catalog.lookup.series_by_uid(uid)
+        one = self._lookup.series_by_uid(uid)
         if one is None:
             raise NotFound("no such study or series is held")
         return [one]
@@ -124,7 +130,7 @@ class Comparisons:
         self, left: Sequence[SeriesInfo], right: Sequence[SeriesInfo], encoder_id: EncoderId
     ) -> SeriesPair | None:
         pks = [info.series_pk for info in (*left, *right)]
-        sequences = self._catalog.embeddings.sequences(pks, encoder_id)
+        sequences = self._embeddings.sequences(pks, encoder_id)
         own = [info for info in left if info.series_pk in sequences]
         pairs = [best_pair(own, info, sequences) for info in right if info.series_pk in sequences]
         found = [pair for pair in pairs if pair is not None]
@@ -137,7 +143,7 @@ class Comparisons:
         return Comparison(shown[0], shown[1], None, (), ())
 
     def _hung(self, info: SeriesInfo, wanted: Collection[SliceRef] | None = None) -> HungSeries | None:
-        return hang(self._catalog.lookup, self._spool_dir, info, wanted)
+        return hang(self._lookup, self._spool_dir, info, wanted)
 
 
 def anchors_of(levels: Sequence[MatchedLevel]) -> tuple[Anchor, ...]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO
 
 from config.model import AuditSettings
+from indexer.errors import Transient
 from node.audit_messages import Event, encode
 
 log = logging.getLogger(__name__)
@@ -74,16 +75,28 @@ class AuditTrail:
 
     def add(self, event: Event) -> None:
         """Take down one event; when this returns it is on the disk. A disk that fails is told in the log only."""
+        try:
+            self.demand(event)
+        except Transient as error:
+            log.error("%s", error)
+
+    def demand(self, event: Event) -> None:
+        """Take down one event without which what it tells of must not be done.
+
+        Raises
+        ------
+        Transient
+            It cannot be written.
+        """
         if not self._is_on:
             return
         line = encode(event, self._source).encode() + b"\n"
         try:
             with _locked(self._file) as file:
-                file.write(line)
-                file.flush()
-                os.fsync(file.fileno())
+                _append(file, line)
         except OSError as error:
-            log.error("an audit message (%s) cannot be written: %s", event.what.meaning, error.strerror)
+            message = f"an audit message ({event.what.meaning}) cannot be written: {error.strerror}"
+            raise Transient(message) from error
         self._arrived.set()
 
     def _send_all(self) -> None:
@@ -150,6 +163,19 @@ class AuditTrail:
             if size == self._position() and size > _TIDY_BYTES:
                 self._note(0)
                 file.truncate(0)
+
+
+def _append(file: IO[bytes], line: bytes) -> None:
+    """Write a line and have the disk keep it; what of a line was written before the disk failed is taken back."""
+    size = file.seek(0, os.SEEK_END)
+    try:
+        file.write(line)
+        file.flush()
+        os.fsync(file.fileno())
+    except OSError:
+        with suppress(OSError):
+            os.ftruncate(file.fileno(), size)
+        raise
 
 
 @contextmanager

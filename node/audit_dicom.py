@@ -1,7 +1,6 @@
 """What DICOM peers do, as audit messages; it only listens to what the DICOM face does anyway."""
 
 import threading
-from collections import Counter, defaultdict
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,14 +9,11 @@ from pynetdicom import evt
 
 from dicom_scp.intake import StoreRequest
 from dicom_scp.reception import Reception, Verdict
-from indexer.attributes import first_value
 from indexer.catalog import Catalog
-from indexer.catalog.lookup import Level, Prefilter
 from node import audit_messages as messages
 from node.audit import AuditTrail
 from node.audit_messages import About, Code, Event, Outcome, Participant
-
-_BLOCK = 500
+from node.audit_subjects import of_instances
 
 
 @dataclass
@@ -85,7 +81,7 @@ class DicomWitness:
         with self._lock:
             received = self._received.pop(id(event.assoc), None)
         if received is not None:
-            for about in self._by_study(received.instances):
+            for about in of_instances(self._catalog.lookup, received.instances):
                 participants = self._both(received.peer, peer_role=messages.SOURCE)
                 self._trail.add(Event(messages.INSTANCES_TRANSFERRED, "C", participants, about))
 
@@ -107,20 +103,6 @@ class DicomWitness:
             Participant(peer[0] or "unknown", [peer_role], is_requestor=True, address=peer[1]),
             Participant(self._aet, [messages.DESTINATION], is_requestor=False),
         ]
-
-    def _by_study(self, instances: dict[str, str]) -> list[list[About]]:
-        """For each study the study and whose it is; what lies in quarantine belongs to none."""
-        classes: defaultdict[str, Counter[str]] = defaultdict(Counter)
-        patients: dict[str, About] = {}
-        uids = list(instances)
-        for start in range(0, len(uids), _BLOCK):
-            block = uids[start : start + _BLOCK]
-            for entity in self._catalog.lookup.entities(Level.IMAGE, Prefilter(sop_instance_uid=block)):
-                uid = first_value(entity.attributes, "StudyInstanceUID")
-                classes[uid][instances[first_value(entity.attributes, "SOPInstanceUID")]] += 1
-                name = first_value(entity.attributes, "PatientName")
-                patients[uid] = messages.patient(first_value(entity.attributes, "PatientID"), name)
-        return [[messages.study(uid, dict(counts)), patients[uid]] for uid, counts in classes.items()]
 
 
 def _peer(event: Any) -> tuple[str, str]:  # noqa: ANN401 - the library has no types

@@ -30,11 +30,18 @@ class Code:
 APPLICATION_ACTIVITY = Code("110100", "Application Activity")
 APPLICATION_START = Code("110120", "Application Start")
 APPLICATION_STOP = Code("110121", "Application Stop")
+BEGIN_TRANSFERRING = Code("110102", "Begin Transferring DICOM Instances")
+INSTANCES_ACCESSED = Code("110103", "DICOM Instances Accessed")
 INSTANCES_TRANSFERRED = Code("110104", "DICOM Instances Transferred")
+STUDY_DELETED = Code("110105", "DICOM Study Deleted")
 EXPORT = Code("110106", "Export")
 QUERY = Code("110112", "Query")
 SECURITY_ALERT = Code("110113", "Security Alert")
+USER_AUTHENTICATION = Code("110114", "User Authentication")
+LOGIN = Code("110122", "Login")
+LOGOUT = Code("110123", "Logout")
 NODE_AUTHENTICATION = Code("110126", "Node Authentication")
+SOFTWARE_CONFIGURATION = Code("110131", "Software Configuration")
 APPLICATION = Code("110150", "Application")
 DESTINATION = Code("110152", "Destination Role ID")
 SOURCE = Code("110153", "Source Role ID")
@@ -42,6 +49,7 @@ DESTINATION_MEDIA = Code("110154", "Destination Media")
 STUDY_INSTANCE_UID = Code("110180", "Study Instance UID")
 SOP_CLASS_UID = Code("110181", "SOP Class UID")
 PATIENT_NUMBER = Code("2", "Patient Number", "RFC-3881")
+URI = Code("12", "URI", "RFC-3881")
 
 
 @dataclass(frozen=True)
@@ -110,6 +118,22 @@ def application_activity(aet: str, what: Code) -> Event:
     """The node started, or is about to stop."""
     process = Participant(str(os.getpid()), [APPLICATION], is_requestor=False)
     return Event(APPLICATION_ACTIVITY, "E", [process], type_code=what, description=f"as {aet}")
+
+
+def index_changed(who: Participant, description: str) -> Event:
+    """What answers questions was changed: another encoder, embeddings made again, a repair."""
+    return Event(SECURITY_ALERT, "E", [who], type_code=SOFTWARE_CONFIGURATION, description=description)
+
+
+def exported(who: Participant, to: str, about: Sequence[About]) -> Event:
+    """Patient data were written to files outside of the node (PS3.15 A.5.3.6).
+
+    Parameters
+    ----------
+    to : str
+        The file or folder.
+    """
+    return Event(EXPORT, "R", [who, Participant(to, [DESTINATION_MEDIA], is_requestor=False)], about)
 
 
 def study(uid: str, sop_classes: dict[str, int]) -> About:

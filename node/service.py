@@ -40,6 +40,7 @@ from node.web.decoding import TranscoderPool
 from node.web.jobs import Jobs
 from node.web.rendering import Pictures
 from node.web.server import HttpServer
+from node.web.witness import HttpWitness
 
 log = logging.getLogger(__name__)
 
@@ -117,7 +118,8 @@ class Node:
         parts.callback(metrics.close)
         search = Search(catalog, keeper, settings.search)
         reports = Reports(settings, catalog, spool, search)
-        dicom = self._dicom = self._dicom_face(spool, catalog, search, metrics)
+        trail = self._audit_trail()
+        dicom = self._dicom = self._dicom_face(spool, catalog, search, metrics, trail)
         supervisor = self._supervisor = WorkerSupervisor(settings, catalog)
         metrics.watch(dicom, supervisor)
         forgetter = Forgetter(settings.forgetting, catalog, spool)
@@ -128,6 +130,7 @@ class Node:
         context = WebContext(
             settings=settings,
             catalog=catalog,
+            view=catalog.within(None),
             spool=spool,
             search=search,
             keeper=keeper,
@@ -140,6 +143,7 @@ class Node:
             pictures=Pictures(spool, transcoders),
             transcoders=transcoders,
             jobs=jobs,
+            witness=HttpWitness(trail, catalog, settings.dicom.aet),
         )
         http = self._http = HttpServer(settings.http, make_app(context))
         supervisor.start()
@@ -171,19 +175,25 @@ class Node:
             )
         return active
 
-    def _dicom_face(self, spool: Spool, catalog: Catalog, search: Search, metrics: Metrics) -> DicomServer:
-        """Make the DICOM server, with an audit trail that starts now if there is to be one."""
+    def _audit_trail(self) -> AuditTrail:
+        """Make the audit trail; it hears that the node starts, and at the end that it stops."""
         settings, parts = self.settings, self._parts
         trail = AuditTrail(settings.audit, settings.data_dir, settings.dicom.aet)
+        trail.start()
+        parts.callback(trail.stop, _DRAIN_S)
+        trail.add(application_activity(settings.dicom.aet, APPLICATION_START))
+        parts.callback(lambda: trail.add(application_activity(settings.dicom.aet, APPLICATION_STOP)))
+        return trail
+
+    def _dicom_face(
+        self, spool: Spool, catalog: Catalog, search: Search, metrics: Metrics, trail: AuditTrail
+    ) -> DicomServer:
+        settings = self.settings
         witness = DicomWitness(trail, catalog, settings.dicom.aet) if trail.is_on else None
         observers = [*(witness.handlers() if witness else ()), *metrics.observers()]
         dicom = DicomServer(settings, catalog, spool, search, observers, metrics)
         if witness is not None:
             dicom.tell_of_kept(witness.kept)
-        trail.start()
-        parts.callback(trail.stop, _DRAIN_S)
-        trail.add(application_activity(settings.dicom.aet, APPLICATION_START))
-        parts.callback(trail.add, application_activity(settings.dicom.aet, APPLICATION_STOP))
         return dicom
 
     def _start_housekeeping(

@@ -4,14 +4,15 @@ from functools import partial
 from importlib.metadata import version
 from typing import Any
 
-from fastapi import Depends, FastAPI
+from fastapi import FastAPI, Security
 from fastapi.openapi.utils import get_openapi
 
+from config.web import Scope
 from node.web import access, forget, health, priors, rendered, reports, scrape, similar, similar_uploads
-from node.web.access import require_token
+from node.web.access import require_scopes
 from node.web.context import WebContext
 from node.web.dicomweb import retrieve, search
-from node.web.headers import SecurityHeaders
+from node.web.gate import Admission, Gate
 from node.web.pages import assets, routes
 from node.web.problems import Problem, add_problem_handlers
 from node.web.timing import QueryTimer
@@ -19,7 +20,8 @@ from node.web.timing import QueryTimer
 _DESCRIPTION = """Finds studies like this one. Not for diagnosis.
 
 Errors are problem details (RFC 9457). Where the node's settings name tokens, every request but `/health` needs one:
-`Authorization: Bearer TOKEN`.
+`Authorization: Bearer TOKEN`. `security` of a route names the scopes that the token has to have. Any request may be
+answered 429 where there are too many.
 """
 _TAGS = [
     {"name": "similar", "description": "Studies that look like a study, series, slice, region or upload"},
@@ -27,11 +29,28 @@ _TAGS = [
     {"name": "dicomweb", "description": "QIDO-RS and WADO-RS over what the node holds (PS3.18)"},
     {"name": "node", "description": "What the node holds and how it is"},
 ]
-_GUARDED = (scrape, similar, priors, reports, forget, rendered, routes, search, retrieve, similar_uploads)
+_GUARDED = (
+    (scrape.router, Scope.MONITOR),
+    (similar.router, Scope.SEARCH),
+    (similar_uploads.router, Scope.SEARCH),
+    (priors.router, Scope.SEARCH),
+    (search.router, Scope.SEARCH),
+    (reports.router, Scope.STORE),
+    (forget.router, Scope.ADMIN),
+    (rendered.router, Scope.READ),
+    (retrieve.router, Scope.READ),
+)
+"""What may be done with which scope; pages and /status say it of themselves."""
 
 
 def make_app(context: WebContext) -> FastAPI:
-    """Make the application."""
+    """Make the application.
+
+    Raises
+    ------
+    ConfigError
+        A token cannot be read.
+    """
     app = FastAPI(
         title="Pacsimile",
         version=version("pacsimile"),
@@ -41,15 +60,18 @@ def make_app(context: WebContext) -> FastAPI:
         redoc_url=None,
     )
     app.state.context = context
-    app.add_middleware(SecurityHeaders)
+    admission = app.state.admission = Admission.of(context.settings, context.witness)
+    app.add_middleware(Gate, admission=admission)
     app.add_middleware(QueryTimer, observe=context.metrics.answered_over_http)
     add_problem_handlers(app)
     app.include_router(health.router)
     app.include_router(access.router)
     app.include_router(assets.router)
-    for part in _GUARDED:
-        app.include_router(part.router, dependencies=[Depends(require_token)])
-    app.include_router(rendered.router, prefix="/dicomweb", dependencies=[Depends(require_token)])
+    for router, scope in _GUARDED:
+        app.include_router(router, dependencies=[Security(require_scopes, scopes=[scope])])
+    reading = [Security(require_scopes, scopes=[Scope.READ])]
+    app.include_router(rendered.router, prefix="/dicomweb", dependencies=reading)
+    app.include_router(routes.router)
     app.openapi = partial(_document, app)  # type: ignore[method-assign]  # FastAPI's own way to extend it
     return app
 

@@ -1,15 +1,16 @@
 """What the routes work with: the node's parts, made once and handed over when the application is made."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 from fastapi import Depends, Path, Request
 
+from config.access import Cohort
 from config.model import Settings
 from dicom_scp.forgetting import Forgetter
 from dicom_scp.server import DicomServer
 from dicom_scp.spool import Spool
-from indexer.catalog import Catalog
+from indexer.catalog import Catalog, CatalogView
 from indexer.catalog.holdings import HeldInstance
 from indexer.catalog.lookup import Level
 from indexer.errors import NotFound
@@ -20,8 +21,10 @@ from node.metrics import Metrics
 from node.reports import Reports
 from node.supervisor import WorkerSupervisor
 from node.web.decoding import TranscoderPool
+from node.web.gate import client_of
 from node.web.jobs import Jobs
 from node.web.rendering import Pictures
+from node.web.witness import HttpWitness
 
 _UID = Path(pattern=r"^[0-9.]{1,64}$", examples=["1.2.826.0.1.3680043.8.498.1"])
 StudyUid = Annotated[str, _UID]
@@ -31,10 +34,17 @@ InstanceUid = Annotated[str, _UID]
 
 @dataclass(frozen=True)
 class WebContext:
-    """The parts of the running node."""
+    """The parts of the running node.
+
+    Attributes
+    ----------
+    view : CatalogView
+        What who asks may see. Routes that answer with studies read from it, never from `catalog`.
+    """
 
     settings: Settings
     catalog: Catalog
+    view: CatalogView
     spool: Spool
     search: Search
     keeper: IndexKeeper
@@ -47,6 +57,16 @@ class WebContext:
     pictures: Pictures
     transcoders: TranscoderPool
     jobs: Jobs
+    witness: HttpWitness
+
+    def within(self, cohort: Cohort | None) -> "WebContext":
+        """The same for somebody for whom only a cohort's studies are there; None: all."""
+        return replace(
+            self,
+            view=self.catalog.within(cohort),
+            search=self.search.within(cohort),
+            priors=Priors(self.catalog, cohort),
+        )
 
     def held_instance(self, study_uid: str, series_uid: str, sop_instance_uid: str) -> HeldInstance:
         """The instance of these UIDs.
@@ -57,7 +77,7 @@ class WebContext:
             It is not in the catalog, or only the archive has its file.
         """
         keys = {Level.STUDY: [study_uid], Level.SERIES: [series_uid], Level.IMAGE: [sop_instance_uid]}
-        found = self.catalog.holdings.instances(keys, 1)
+        found = self.view.holdings.instances(keys, 1)
         if not found:
             raise NotFound("no such instance is held")
         if not found[0].is_here:
@@ -66,9 +86,10 @@ class WebContext:
 
 
 def context_of(request: Request) -> WebContext:
-    """The context of the application that a request came to."""
+    """The context of the application that a request came to, with what who asks may see."""
     context: WebContext = request.app.state.context
-    return context
+    client = client_of(request)
+    return context if client is None or client.cohort is None else context.within(client.cohort)
 
 
 Context = Annotated[WebContext, Depends(context_of)]

@@ -15,10 +15,11 @@ _HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
 }
+_HSTS = "max-age=31536000"
 
 
 class SecurityHeaders:
-    """Middleware: adds the headers; patient data are not kept by caches unless a route says otherwise."""
+    """Around the application, errors included: adds the headers; caches keep nothing unless a route says so."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -35,6 +36,8 @@ class SecurityHeaders:
                 for name, value in _HEADERS.items():
                     headers[name] = value
                 headers.setdefault("Cache-Control", "no-store")
+                if scope["scheme"] == "https":
+                    headers["Strict-Transport-Security"] = _HSTS
             await send(message)
 
         await self._app(scope, receive, send_with_headers)

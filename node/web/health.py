@@ -1,13 +1,15 @@
 """Is the node ready, and what does it hold."""
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Request, Response, Security
 
+from config.web import Scope
 from dicom_scp.disk import Reserve
 from indexer.errors import Transient
 from node.describe import status_json
 from node.supervisor import WorkerState
-from node.web.access import Bearer, is_known, require_token
+from node.web.access import Bearer, require_scopes
 from node.web.context import Context
+from node.web.gate import client_of
 from node.web.models import Disk, Health, Status, Worker
 from node.web.problems import responses
 
@@ -15,12 +17,12 @@ router = APIRouter(tags=["node"])
 
 
 @router.get("/health", responses={503: {"model": Health, "description": "It cannot receive or answer"}})
-def health(request: Request, response: Response, context: Context, bearer: Bearer) -> Health:
+def health(request: Request, response: Response, context: Context, _bearer: Bearer) -> Health:
     """Say whether every part of the node is ready: the DICOM face, the catalog, the index and the worker.
 
     The status is 503 where the node cannot receive or answer. A node whose worker does not run, or is still
-    starting, is not ready: it receives and answers, and indexes nothing. Without a token, where one is needed, only
-    `ready` is told.
+    starting, is not ready: it receives and answers, and indexes nothing. Where tokens are needed, only `ready` is
+    told without one that has the scope MONITOR.
     """
     outstanding = _outstanding(context)
     index, encoder_id = context.keeper.current()
@@ -28,7 +30,8 @@ def health(request: Request, response: Response, context: Context, bearer: Beare
     if not receives:
         response.status_code = 503
     ready = receives and context.worker.health.state is WorkerState.RUNNING
-    if not is_known(request, bearer):
+    client = client_of(request)
+    if client is None or not client.may([Scope.MONITOR]):
         return Health(ready=ready)
     return Health(
         ready=ready,
@@ -59,7 +62,11 @@ def _disk(context: Context) -> Disk | None:
         return None
 
 
-@router.get("/status", dependencies=[Depends(require_token)], responses=responses(503))
+@router.get(
+    "/status",
+    dependencies=[Security(require_scopes, scopes=[Scope.MONITOR])],
+    responses=responses(503),
+)
 def status(context: Context) -> Status:
     """Count what the catalog holds, and list parked series with their reasons."""
     return Status.model_validate(status_json(context.catalog))

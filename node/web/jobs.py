@@ -17,6 +17,7 @@ from queue import Empty, Queue
 from typing import IO, Any, Literal
 from uuid import uuid4
 
+from config.access import Cohort
 from config.errors import PacsimileError
 from config.model import Settings
 from indexer.answer import Answer
@@ -52,6 +53,10 @@ class Upload:
         Holds the files, and goes when they are embedded.
     paging : Paging
         Which part of the answer is wanted.
+    owner : str
+        Who asks; for others there is no such job.
+    cohort : Cohort, optional
+        The studies that are there for them; None: all.
     """
 
     folder: Path
@@ -59,6 +64,8 @@ class Upload:
     modality: Literal["CT", "MR"]
     paging: Paging
     allowed_series: frozenset[int] | None
+    owner: str
+    cohort: Cohort | None
 
 
 @dataclass(frozen=True)
@@ -74,6 +81,7 @@ class Job:
     """
 
     id: str
+    owner: str
     paging: Paging
     state: JobState = JobState.WAITING
     stage: str = "waiting"
@@ -125,7 +133,7 @@ class Jobs:
         Transient
             Too many wait.
         """
-        job = Job(uuid4().hex, upload.paging)
+        job = Job(uuid4().hex, upload.owner, upload.paging)
         try:
             with self._lock:
                 self._queue.put_nowait((job.id, upload))
@@ -136,23 +144,24 @@ class Jobs:
             raise Transient(f"{_MOST_WAITING} uploads wait already") from error
         return job
 
-    def job(self, job_id: str) -> Job:
+    def job(self, job_id: str, owner: str) -> Job:
         """How a job stands.
 
         Raises
         ------
         NotFound
-            There is none of that name, or it ended long ago.
+            The owner has none of that name, or it ended long ago.
         """
         with self._lock:
             self._tidy()
-            if job_id not in self._jobs:
+            found = self._jobs.get(job_id)
+            if found is None or found.owner != owner:
                 raise NotFound("no such job; jobs are kept for an hour after they end")
-            return self._jobs[job_id]
+            return found
 
-    def forget(self, job_id: str) -> None:
+    def forget(self, job_id: str, owner: str) -> None:
         """Drop a job and its answer; one that runs is ended. Raises as `job`."""
-        self.job(job_id)
+        self.job(job_id, owner)
         with self._lock:
             self._jobs.pop(job_id, None)
             if self._running is not None and self._running[0] == job_id:
@@ -193,7 +202,7 @@ class Jobs:
             return
         self._change(job_id, stage="searching", progress=0.95)
         encoder_id, series = read_result(result)
-        answer = self._search.similar_to(
+        answer = self._search.within(upload.cohort).similar_to(
             series, encoder_id, limit=upload.paging.asked, allowed_series=upload.allowed_series
         )
         self._change(job_id, state=JobState.DONE, stage="done", progress=1.0, answer=answer)

@@ -33,6 +33,11 @@ class Slice(Model):
     frame_number: Annotated[int | None, Field(description="From 1; null in a single-frame instance")]
 
 
+LevelName = Annotated[
+    str, Field(description="Estimated place along the body; empty where unknown", examples=["upper abdomen"])
+]
+
+
 class Match(Model):
     """Why and where: a chunk of the query and a chunk that was found, which look alike."""
 
@@ -42,6 +47,8 @@ class Match(Model):
     found_slices: Annotated[tuple[Slice, ...], Field(description="Inferior to superior")]
     found_z_mm: ZRange
     similarity: Similarity
+    query_level: LevelName = ""
+    found_level: LevelName = ""
 
 
 class FoundSeries(Model):

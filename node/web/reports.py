@@ -3,13 +3,15 @@
 from dataclasses import asdict
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import JSONResponse
 
 from indexer.answer import Seed
 from indexer.uids import StudyInstanceUID
 from node.courier import REPORT
+from node.web.access import known
 from node.web.context import Context, StudyUid
+from node.web.gate import address_of
 from node.web.models import SentReport
 from node.web.problems import ProblemError, responses
 
@@ -28,6 +30,7 @@ _DICOM = {"application/dicom": {"schema": {"type": "string", "format": "binary"}
     },
 )
 def report(
+    request: Request,
     context: Context,
     study_uid: StudyUid,
     limit: Annotated[int, Query(ge=1, le=_MOST_RESULTS)] = 20,
@@ -40,6 +43,7 @@ def report(
     targets = list(dict.fromkeys(send or []))
     if not all(context.reports.can_send_to(aet) for aet in targets):
         raise ProblemError(422, "unknown-peer", "send: expected AE titles of peers in the settings, got another")
+    context.witness.created(known(request).name, address_of(request), study_uid)
     made = context.reports.make(Seed(study_instance_uid=StudyInstanceUID(study_uid)), limit)
     if not targets:
         name = f'attachment; filename="{made.sop_instance_uid}.dcm"'

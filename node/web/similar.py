@@ -24,7 +24,7 @@ def similar_to_study(
 ) -> SimilarAnswer:
     """Find the studies that look like one that the node holds, with the slices that match."""
     seed = Seed(study_instance_uid=StudyInstanceUID(study_uid), region_lps_mm=region)
-    return ask(request, context.search, context.catalog.lookup, seed, filters, paging)
+    return ask(request, context.search, context.view.lookup, seed, filters, paging)
 
 
 @router.get("/series/{series_uid}/similar")
@@ -38,7 +38,7 @@ def similar_to_series(
 ) -> SimilarAnswer:
     """Find the studies that look like one series."""
     seed = Seed(series_instance_uid=SeriesInstanceUID(series_uid), region_lps_mm=region)
-    return ask(request, context.search, context.catalog.lookup, seed, filters, paging)
+    return ask(request, context.search, context.view.lookup, seed, filters, paging)
 
 
 @router.get("/instances/{sop_instance_uid}/similar")
@@ -52,4 +52,4 @@ def similar_to_instance(
 ) -> SimilarAnswer:
     """Find the studies that look like the chunks around one slice."""
     seed = Seed(sop_instance_uids=(SOPInstanceUID(sop_instance_uid),), region_lps_mm=region)
-    return ask(request, context.search, context.catalog.lookup, seed, filters, paging)
+    return ask(request, context.search, context.view.lookup, seed, filters, paging)

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Path, Query, Request, Response
 
 from dicom_scp.similar import allowed_series
 from indexer.sealing import folder_of
+from node.web.access import known
 from node.web.context import Context
 from node.web.jobs import Job, Upload
 from node.web.models import JobStatus
@@ -63,7 +64,7 @@ async def similar_to_upload(
     FAILED.
     """
     context.jobs.demand_room()
-    allowed = await anyio.to_thread.run_sync(allowed_series, context.catalog.lookup, filters.keys)
+    allowed = await anyio.to_thread.run_sync(allowed_series, context.view.lookup, filters.keys)
     folder = context.jobs.new_folder()
     try:
         files = await receive(
@@ -72,22 +73,23 @@ async def similar_to_upload(
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
-    upload = Upload(folder, tuple(files), modality_of_file, paging, allowed)
+    who = known(request)
+    upload = Upload(folder, tuple(files), modality_of_file, paging, allowed, who.name, who.cohort)
     job = context.jobs.submit(upload)
     response.headers["Location"] = f"/jobs/{job.id}"
     return described(job)
 
 
 @router.get("/jobs/{job_id}", responses=responses(404))
-def job_status(context: Context, job_id: JobId) -> JobStatus:
+def job_status(request: Request, context: Context, job_id: JobId) -> JobStatus:
     """Say how a job stands; its answer once it is done. Jobs are kept for an hour after they end."""
-    return described(context.jobs.job(job_id))
+    return described(context.jobs.job(job_id, known(request).name))
 
 
 @router.delete("/jobs/{job_id}", status_code=204, response_class=Response, responses=responses(403, 404))
-def forget_job(context: Context, job_id: JobId) -> Response:
+def forget_job(request: Request, context: Context, job_id: JobId) -> Response:
     """Drop a job and its answer; one that runs is ended."""
-    context.jobs.forget(job_id)
+    context.jobs.forget(job_id, known(request).name)
     return Response(status_code=204)
 
 

@@ -72,10 +72,13 @@ def test_a_browser_logs_in_and_out(guarded: str) -> None:
         assert (right.status_code, right.headers["Location"]) == (303, "/status?a=b")
         cookie = right.headers["Set-Cookie"]
         assert "HttpOnly" in cookie
-        assert "SameSite=lax" in cookie
+        assert "SameSite=strict" in cookie
         assert TOKEN not in cookie
         assert browser.get(f"{guarded}/status", timeout=60).status_code == 200
+        kept = browser.cookies.copy()
         browser.post(f"{guarded}/logout", timeout=60)
+        assert browser.get(f"{guarded}/status", timeout=60).status_code == 401
+        browser.cookies.update(kept)  # whoever has copied it has nothing
         assert browser.get(f"{guarded}/status", timeout=60).status_code == 401
 
 

@@ -149,7 +149,7 @@ def retrieve_bulk_data(
 
 def _held(context: WebContext, keys: dict[Level, Sequence[str]]) -> list[HeldInstance]:
     """Instances whose files are here; at least one."""
-    found = [one for one in context.catalog.holdings.instances(keys, _MOST_INSTANCES) if one.is_here]
+    found = [one for one in context.view.holdings.instances(keys, _MOST_INSTANCES) if one.is_here]
     if not found:
         raise NotFound("no instance of it is held")
     return found

@@ -108,7 +108,7 @@ def search_similar_studies(request: Request, context: Context, study_uid: StudyU
 
 
 def _found(request: Request, context: WebContext, query: WebQuery) -> Response:
-    lookup, root = context.catalog.lookup, root_url(request)
+    lookup, root = context.view.lookup, root_url(request)
     entities = matching_entities(lookup, query.level, query.keys)
     page = list(islice(entities, query.offset, query.offset + query.limit + 1))
     fields = [Key(tag, "UN") for tag in query.fields]
@@ -126,7 +126,7 @@ def _similar(context: WebContext, query: WebQuery, study_uid: str, root: str) ->
     question = Question(seed, context.settings.dicom.max_results, query.keys)
     aet = context.settings.storage.retrieve_aet or context.settings.dicom.aet
     try:
-        for one in similar(context.catalog.lookup, context.search, identifier, question, aet, lambda: False):
+        for one in similar(context.view.lookup, context.search, identifier, question, aet, lambda: False):
             uid = str(one[STUDY_INSTANCE_UID].value)
             del one.QueryRetrieveLevel
             one.add_new(0x00081190, "UR", f"{root}/studies/{uid}")

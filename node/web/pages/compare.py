@@ -63,9 +63,8 @@ def compare(
     chosen = [uid for uid in (a, b, *(pick or ())) if uid is not None]
     if len(chosen) != 2:
         raise Refused(f"Choose two studies to compare; {len(chosen)} were chosen.")
-    comparison = Comparisons(context.catalog, context.spool.files, context.search.scales).of(
-        chosen[0], chosen[1]
-    )
+    comparisons = Comparisons(context.catalog, context.spool.files, context.search.scales, context.view.cohort)
+    comparison = comparisons.of(chosen[0], chosen[1])
     sides = (_side(context, comparison.left), _side(context, comparison.right))
     is_ct = all(side.series.modality == "CT" for side in sides)
     presets = CT_PRESETS if is_ct else RELATIVE_PRESETS
@@ -83,7 +82,7 @@ def compare(
 
 def _side(context: WebContext, hung: HungSeries) -> Side:
     uid = hung.info.study_instance_uid
-    listed = context.catalog.browse.by_uid([uid]).get(uid)
+    listed = context.view.browse.by_uid([uid]).get(uid)
     if listed is None:
         raise NotFound("The study has been forgotten.")
     study = study_line(listed, context.settings.http.viewer_urls)

@@ -98,7 +98,7 @@ def study_page(
 
 
 def _study(context: WebContext, uid: str) -> StudyLine:
-    found = context.catalog.browse.by_uid([uid]).get(uid)
+    found = context.view.browse.by_uid([uid]).get(uid)
     if found is None:
         raise NotFound("No such study is held here.")
     return study_line(found, context.settings.http.viewer_urls)
@@ -159,9 +159,9 @@ def _copies(answer: Answer, own: PriorAnswer) -> list[_Found]:
 
 
 def _shown(context: WebContext, seed: StudyLine, found: Sequence[_Found], encoder_id: EncoderId) -> tuple[Hit, ...]:
-    studies = context.catalog.browse.by_uid([one.study_uid for one in found])
+    studies = context.view.browse.by_uid([one.study_uid for one in found])
     series_uids = {uid for one in found for uid in (one.query_series_uid, one.series_uid)}
-    infos = [info for uid in series_uids if (info := context.catalog.lookup.series_by_uid(uid)) is not None]
+    infos = [info for uid in series_uids if (info := context.view.lookup.series_by_uid(uid)) is not None]
     pks = [info.series_pk for info in infos]
     numbers = numbers_of(context.catalog.embeddings.chunks(pks, encoder_id))
     shown: list[Hit] = []

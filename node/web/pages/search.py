@@ -63,7 +63,7 @@ def search(
     """List the studies that fit; the list alone for htmx."""
     asked = _Asked(*(text.strip() for text in (patient, accession, modality, body_part, date_from, date_to)))
     first = (page - 1) * PAGE_SIZE
-    found = context.catalog.browse.studies(asked.filter(), first=first, limit=PAGE_SIZE + 1)
+    found = context.view.browse.studies(asked.filter(), first=first, limit=PAGE_SIZE + 1)
     values = {
         "asked": asked,
         "studies": [study_line(one, context.settings.http.viewer_urls) for one in found[:PAGE_SIZE]],
@@ -73,4 +73,4 @@ def search(
     }
     if is_fragment(request):
         return html("search_results.html", **values)
-    return html("search.html", modalities=context.catalog.browse.modalities(), **values)
+    return html("search.html", modalities=context.view.browse.modalities(), **values)

@@ -4,11 +4,14 @@ import shutil
 from typing import Annotated
 from urllib.parse import urlsplit
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Depends, Request, Response, Security
 from fastapi.responses import RedirectResponse
 
+from config.web import Scope
 from indexer.catalog.states import SeriesState
+from node.web.access import known, require_scopes
 from node.web.context import Context, SeriesUid, WebContext
+from node.web.gate import address_of
 from node.web.pages.html import PageRoute, html, is_fragment
 from node.web.problems import ProblemError
 
@@ -51,11 +54,13 @@ def status(request: Request, context: Context) -> Response:
     return html("status_now.html" if is_fragment(request) else "status.html", **_now(context))
 
 
-@router.post("/ui/series/{series_uid}/retry")
+@router.post("/ui/series/{series_uid}/retry", dependencies=[Security(require_scopes, scopes=[Scope.ADMIN])])
 def retry(request: Request, context: Context, series_uid: SeriesUid, _own: OwnPage) -> Response:
     """Send a parked series through indexing again."""
     if not context.catalog.progress.retry(series_uid):
         raise ProblemError(409, "not-parked", "no such series is parked, or its files are not here")
+    who = known(request)
+    context.witness.index_changed(who.name, address_of(request), f"series {series_uid} goes through indexing again")
     if is_fragment(request):
         return html("status_now.html", **_now(context))
     return RedirectResponse("/ui/status", 303)
@@ -81,6 +86,6 @@ def _now(context: WebContext) -> dict[str, object]:
         "index_kind": settings.vectors.kind,
         "peers": settings.peers,
         "dicom": settings.dicom,
-        "has_login": bool(settings.http.tokens),
+        "has_login": settings.http.is_guarded,
         "free_gb": shutil.disk_usage(settings.data_dir).free / 1e9,
     }
