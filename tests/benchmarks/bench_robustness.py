@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from indexer.alignment import align_all
 from indexer.bundle import read_bundle
-from indexer.catalog.embeddings import GLOBAL
+from indexer.catalog.sequences import sequence_of
 from indexer.encoder import MonaiEncoder
 from indexer.errors import Parked
 from indexer.evaluate.changes import CHANGES
@@ -29,16 +29,17 @@ SHARED = Path(__file__).parents[3] / "shared" / "data" / "dicom"
 
 @dataclass(frozen=True, eq=False)
 class Series:
-    """A series by its largest volume, and the embeddings of its chunks (N, D)."""
+    """A series by its largest volume, and what its chunks are compared by (N, D)."""
 
     name: str
     patient: str
     volume: Volume
-    vectors: NDArray[np.float32]
+    looks: NDArray[np.float32]
 
 
 def embedded(encoder: MonaiEncoder, volume: Volume) -> NDArray[np.float32]:
-    return np.stack([chunk.embeddings[GLOBAL] for chunk in encoder.encode(volume).chunks])
+    chunks = encoder.encode(volume).chunks
+    return sequence_of(range(len(chunks)), [0] * len(chunks), [chunk.embeddings for chunk in chunks]).looks
 
 
 def read(folder: Path, encoder: MonaiEncoder) -> list[Series]:
@@ -60,7 +61,7 @@ def read(folder: Path, encoder: MonaiEncoder) -> list[Series]:
 def ranked(query: NDArray[np.float32], modality: str, gallery: Sequence[Series]) -> list[str]:
     """Names of the series of a modality, nearest first."""
     of_modality = [one for one in gallery if one.volume.modality == modality]
-    scores = [one.score for one in align_all(query, [one.vectors for one in of_modality])]
+    scores = [one.score for one in align_all(query, [one.looks for one in of_modality])]
     return [of_modality[place].name for place in np.argsort(-np.asarray(scores), kind="stable")]
 
 
@@ -85,7 +86,7 @@ def main() -> None:
         for own in gallery:
             modality = own.volume.modality
             names = ranked(embedded(encoder, change(own.volume)), modality, gallery)
-            usual = neighbours(ranked(own.vectors, modality, gallery), own, gallery)
+            usual = neighbours(ranked(own.looks, modality, gallery), own, gallery)
             first.append(names[0] == own.name)
             overlap.append(len(usual & neighbours(names, own, gallery)) / max(len(usual), 1))
             lost += [] if first[-1] else [own.name]
