@@ -216,19 +216,47 @@ def restore(
 
 @app.command()
 def export(
-    out: Annotated[Path, typer.Option(help="File to write (.npz).")],
+    studies: Annotated[list[str] | None, typer.Argument(help="Study Instance UIDs to de-identify.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="File to write the embeddings to (.npz).", show_default=False)
+    ] = None,
+    de_identified: Annotated[
+        Path | None, typer.Option(help="Folder for de-identified copies of the studies.", show_default=False)
+    ] = None,
+    secret_file: Annotated[
+        Path | None,
+        typer.Option(help="The same pseudonyms as with this file before; made if missing.", show_default=False),
+    ] = None,
+    keep_characteristics: Annotated[
+        bool, typer.Option("--keep-characteristics", help="Keep sex, age, size, weight.")
+    ] = False,
     data_dir: DataDir = None,
     config: ConfigFile = None,
     json: AsJson = False,
 ) -> None:
-    """Write the embeddings to a NumPy file. They are patient data: treat them so.
+    """Write the embeddings to a NumPy file (--out), or de-identified copies of studies to a folder.
 
-    Arrays: study_uid, series_uid, modality, kind (text), box_lps_mm (N×6: x0 y0 z0 x1 y1 z1), embedding (N×256
-    float32), encoder_id.
+    Embeddings are patient data: treat them so. Arrays: study_uid, series_uid, modality, kind (text), box_lps_mm
+    (N×6: x0 y0 z0 x1 y1 z1), embedding (N×256 float32), encoder_id. What --de-identified does: docs/export.md.
     """
-    from node.cli.ask import export as run
+    settings = settings_from(config, data_dir=data_dir)
+    if (out is None) == (de_identified is None) or bool(studies) != (de_identified is not None):
+        raise typer.BadParameter("give --out FILE, or --de-identified DIR and Study Instance UIDs")
+    if de_identified is None and out is not None:
+        from node.cli.ask import export as run
 
-    run(settings_from(config, data_dir=data_dir), out, as_json=json)
+        run(settings, out, as_json=json)
+    elif de_identified is not None:
+        from node.cli.deidentified import export_deidentified
+
+        export_deidentified(
+            settings,
+            studies or [],
+            de_identified,
+            secret_file=secret_file,
+            keep_characteristics=keep_characteristics,
+            as_json=json,
+        )
 
 
 @app.command()
