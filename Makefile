@@ -3,13 +3,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-EXTRAS := pretrained,milvus,postgresql,dev
+EXTRAS := pretrained,milvus,postgresql,fuzz,dev
 TEST_PACKAGES := dcmtk dicom3tools orthanc orthanc-python postgresql chromium chromium-driver
 
 # Some environments leave out the folders of what only root needs; a database for tests is started as its own user.
 export PATH := $(PATH):/usr/sbin:/sbin
 
-.PHONY: run test check bench fuzz demo docs install system-packages clean
+.PHONY: run test check bench fuzz demo docs lock sbom install system-packages clean
 
 run: install  ## Start a node on loopback with data in ./pacsimile-data
 	$(BIN)/pacsimile serve
@@ -26,14 +26,24 @@ check: install  ## Linters, types, import contracts
 bench: install system-packages  ## Benchmarks: ratios measured side by side
 	set -e; for bench in tests/benchmarks/bench_*.py; do echo "== $$bench"; $(BIN)/python $$bench; done
 
-fuzz: install  ## What peers send, made up at random, for long
+FUZZ_S := 600
+fuzz: install  ## What peers send, made up at random, for long: FUZZ_S seconds for each target of the guided fuzzer
 	PACSIMILE_FUZZ_EXAMPLES=20000 $(BIN)/pytest tests/fuzz
+	set -e; for target in $$($(BIN)/python tests/fuzz/guided.py); do \
+	  $(BIN)/python tests/fuzz/guided.py $$target -max_total_time=$(FUZZ_S); done
 
 demo: install  ## The whole way without any DICOM at hand
 	$(BIN)/pacsimile demo
 
 docs: install  ## Documents whose tables come from the code
 	$(BIN)/python -m dicom_scp.conformance > docs/conformance.md.new && mv docs/conformance.md.new docs/conformance.md
+
+lock: install  ## The versions and hashes that the image is built with
+	$(BIN)/python docker/lock.py
+
+sbom: install  ## Bill of materials of the image (CycloneDX)
+	$(BIN)/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible --of JSON \
+	  --output-file sbom.cdx.json docker/requirements.txt
 
 install: $(STAMP)
 

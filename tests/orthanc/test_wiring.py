@@ -1,6 +1,7 @@
 """What the containers are wired with: settings that the node takes, a configuration that Orthanc takes."""
 
 import json
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -62,4 +63,17 @@ def test_the_image_is_built_with_versions_that_the_package_admits() -> None:
         if extra and not any(name in extra for name in ("pretrained", "milvus", "postgresql")):
             continue
         assert one.specifier.contains(locked[canonicalize_name(one.name)]), one
-    assert "--constraint constraints.txt" in (DOCKER / "Dockerfile").read_text()
+
+
+def test_the_image_takes_only_files_with_known_hashes() -> None:
+    locked = (DOCKER / "requirements.txt").read_text()
+    versions = dict(re.findall(r"^([a-z0-9.-]+)==([^ ]+) \\$", locked, re.MULTILINE))
+    for line in (DOCKER / "constraints.txt").read_text().splitlines():
+        name, _, version = line.partition("==")
+        assert not version or versions.get(name, version) == version, line
+    wanted = [Requirement(one) for one in distribution("pacsimile").requires or []]
+    needed = {canonicalize_name(one.name) for one in wanted if "extra" not in str(one.marker)}
+    assert needed - {"editables"} <= set(versions)  # that one belongs to an installation for development
+    for block in re.split(r"\n(?=[a-z])", locked)[1:]:
+        assert re.search(r"--hash=sha256:[0-9a-f]{64}", block), block
+    assert "--require-hashes --requirement requirements.txt" in (DOCKER / "Dockerfile").read_text()
