@@ -176,10 +176,10 @@ def _keys(dataset: Dataset, depth: int, count: list[int]) -> list[Key]:
 
 
 def _key(dataset: Dataset, tag: BaseTag, depth: int, count: list[int]) -> Key:
-    raw = getattr(dataset.get_item(tag), "value", None)
-    if isinstance(raw, bytes) and raw.strip(b" \0") == b"*":
-        return Key(tag, "UN", ("*",))
     try:
+        raw = getattr(dataset.get_item(tag), "value", None)
+        if isinstance(raw, bytes) and raw.strip(b" \0") == b"*":
+            return Key(tag, "UN", ("*",))
         element = dataset[tag]
         if not tag.is_private and dictionary_has_tag(tag) and element.VR not in dictionary_VR(tag):
             raise Mismatched(f"{_named(tag)}: expected VR {dictionary_VR(tag)}, got {element.VR}")
@@ -197,7 +197,10 @@ def _texts(dataset: Dataset, tag: BaseTag) -> list[str]:
     """Values of an element as text without padding; none if it is absent or empty."""
     if tag not in dataset:
         return []
-    element = dataset[tag]
+    try:
+        element = dataset[tag]
+    except Exception as error:  # a hostile value raises anything at all
+        raise Mismatched(f"{_named(tag)}: the value does not fit its VR") from error
     value: Any = element.value
     if value is None or isinstance(value, bytes):
         return [value.hex()] if value else []

@@ -66,13 +66,37 @@ def elements(draw: Callable[..., Any], explicit: bool = True) -> bytes:
 @fuzz
 @given(data=st.data(), syntax=SYNTAXES, root=st.sampled_from(Root))
 def test_identifiers(data: st.DataObject, syntax: str, root: Root) -> None:
-    encoded = data.draw(st.one_of(st.binary(max_size=200), elements(syntax == ExplicitVRLittleEndian)))
+    explicit = syntax == ExplicitVRLittleEndian
+    level = b"\x08\x00\x52\x00" + (b"CS\x06\x00" if explicit else b"\x06\x00\x00\x00") + b"STUDY "
+    encoded = data.draw(
+        st.one_of(st.binary(max_size=200), elements(explicit), elements(explicit).map(level.__add__))
+    )
     try:
         identifier = read_identifier(encoded, syntax, root)
     except Refused:
         return
-    prefilter_of(identifier.keys)
-    matcher(identifier.keys)({"00100010": {"vr": "PN", "Value": [{"Alphabetic": "A^B"}]}, "00080020": {"vr": "DA"}})
+    prefilter_of(identifier.keys.values())
+    matcher(identifier.keys.values())(
+        {"00100010": {"vr": "PN", "Value": [{"Alphabetic": "A^B"}]}, "00080020": {"vr": "DA"}}
+    )
+
+
+LEVEL = b"\x08\x00\x52\x00CS\x06\x00STUDY "
+NO_SUCH_VR = b"P[\x00\x00\x00\x00\x00\x00"
+
+
+@pytest.mark.parametrize(
+    "encoded",
+    [
+        LEVEL + b"\x10\x00\x10\x00" + NO_SUCH_VR,
+        b"\x08\x00\x05\x00" + NO_SUCH_VR + LEVEL,
+        b"\x08\x00\x52\x00" + NO_SUCH_VR,
+    ],
+    ids=["key", "character set", "level"],
+)
+def test_what_the_guided_fuzzer_found_in_identifiers(encoded: bytes) -> None:
+    with pytest.raises(Refused):
+        read_identifier(encoded, ExplicitVRLittleEndian, Root.STUDY)
 
 
 @fuzz
