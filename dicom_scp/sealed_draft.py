@@ -9,6 +9,10 @@ from typing import BinaryIO, cast
 from dicom_scp.draft import Buffer, Draft, content_hash, unstorable
 from indexer.sealing import SealedWriter, Vault
 
+_BUFFER_BYTES = 1 << 20
+_REMEMBERED_BYTES = 4 << 20
+"""A data set that is no longer is not read back to be looked at."""
+
 
 class SealedDraft(Draft):
     """A `Draft` in a vault; otherwise the same.
@@ -30,9 +34,11 @@ class SealedDraft(Draft):
         self.transfer_syntax_uid = transfer_syntax_uid
         self.dataset_bytes = 0
         self._is_finished = False
+        self._remembered = bytearray()
         self._sealing: SealedWriter | None = None
         try:
-            self._raw = path.open("x+b")
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+            self._raw = open(descriptor, "wb", _BUFFER_BYTES)  # noqa: PTH123, SIM115 - a descriptor; see `discard`
             self._sealing = vault.writer(cast("BinaryIO", self._raw))
             self._sealing.write(header)
         except OSError as error:
@@ -43,6 +49,8 @@ class SealedDraft(Draft):
         for part in parts:
             self._hash.update(part)
             self.dataset_bytes += len(part)
+            if self.dataset_bytes <= _REMEMBERED_BYTES:
+                self._remembered += part
             if self._failure is None and self._sealing is not None:
                 try:
                     self._sealing.write(part)
@@ -64,6 +72,8 @@ class SealedDraft(Draft):
         """The data set as written; raises as `dataset`."""
         try:
             self._finish()
+            if len(self._remembered) == self.dataset_bytes:
+                return bytes(self._remembered)
             raw = open(os.dup(self._raw.fileno()), "rb")  # noqa: PTH123, SIM115 - a descriptor; the reader closes it
             raw.seek(0)
             with self._vault.reader(raw) as plain:
@@ -79,11 +89,15 @@ class SealedDraft(Draft):
 
     def move(self, target: Path) -> None:
         """Make it durable, and then give it its final name."""
-        self._finish()
-        os.fsync(self._raw.fileno())
+        self.flush()
         if self._path is not None:
             self._path.rename(target)
         self._path = None
+
+    def flush(self) -> None:
+        """Complete it and make it durable."""
+        self._finish()
+        os.fsync(self._raw.fileno())
 
     def discard(self) -> None:
         """Give it up, unless it has been moved; and let go of its file."""

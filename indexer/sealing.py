@@ -207,11 +207,14 @@ class SealedWriter(io.RawIOBase):
     def write(self, data: "ReadableBuffer", /) -> int:
         """Seal every segment that is full; one is held back, as it may be the last."""
         view = memoryview(data).cast("B")
+        size = len(view)
+        while len(self._held) + len(view) > SEGMENT_BYTES:
+            room = SEGMENT_BYTES - len(self._held)
+            self._seal(b"".join((self._held, view[:room])) if self._held else view[:room], is_last=False)
+            self._held.clear()
+            view = view[room:]
         self._held += view
-        while len(self._held) > SEGMENT_BYTES:
-            self._seal(bytes(self._held[:SEGMENT_BYTES]), is_last=False)
-            del self._held[:SEGMENT_BYTES]
-        return len(view)
+        return size
 
     def finish(self) -> None:
         """Seal the last segment and hand everything to the system; the file below stays open."""
@@ -246,7 +249,7 @@ class SealedWriter(io.RawIOBase):
         if not self.closed:
             self.abandon()
 
-    def _seal(self, segment: bytes, *, is_last: bool) -> None:
+    def _seal(self, segment: bytes | memoryview, *, is_last: bool) -> None:
         self._raw.write(self._cipher.encrypt(_nonce(self._number, is_last=is_last), segment, None))
         self._number += 1
 
