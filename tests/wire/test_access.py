@@ -1,7 +1,9 @@
 """Peers on the wire: strangers are rejected, services refused, and what is outside of a cohort is not there."""
 
+import socket
 from collections.abc import Callable, Iterator
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -67,7 +69,7 @@ def archive(node: Node, peer: Factory, instance: Factory) -> Node:
             SOPInstanceUID=f"{study}.1.{number}",
             PatientID="P1" if study in (SEEN, HIDDEN) else study,
             AccessionNumber=f"A{study[-1]}",
-            pixel_level=100 + number,
+            pixel_level=(400 if study == SEEN else 100) + number,
             **({"ClinicalTrialProtocolID": "PROTO-7"} if study in (SEEN, OTHERS[0]) else {}),
         )
         for study in STUDIES
@@ -78,11 +80,11 @@ def archive(node: Node, peer: Factory, instance: Factory) -> Node:
     return node
 
 
-def rejection(port: int, ae_title: str) -> tuple[int, int, int] | None:
+def rejection(port: int, ae_title: str, host: str = "127.0.0.1") -> tuple[int, int, int] | None:
     """Result, source and reason of an A-ASSOCIATE-RJ; None if the association was accepted."""
     entity = AE(ae_title)
     entity.add_requested_context(Verification)
-    association = entity.associate("127.0.0.1", port, ae_title="PACSIMILE")
+    association = entity.associate(host, port, ae_title="PACSIMILE")
     if association.is_established:
         association.release()
         return None
@@ -95,6 +97,36 @@ def test_strangers_are_rejected(node: Node) -> None:
     assert rejection(node.port, "SENDER") is None
     assert rejection(node.port, "STRANGER") == (1, 1, 3)  # calling AE title not recognized
     assert rejection(node.port, "FAR") == (1, 1, 3)  # its name, from elsewhere
+
+
+def test_from_beyond_the_machine_only_peers_get_in_by_default(
+    tmp_path: Path, run_a_node: Factory, own_address: str
+) -> None:
+    peers = [
+        {"aet": "PEER", "networks": [own_address]},
+        {"aet": "HOST", "host": own_address, "port": 104},
+        {"aet": "FAR", "host": "192.0.2.1", "port": 104},
+    ]
+    with run_a_node(tmp_path / "data", {"dicom.host": "0.0.0.0", "peers": peers}) as running:
+        assert rejection(running.port, "STRANGER") is None
+        assert rejection(running.port, "STRANGER", own_address) == (1, 1, 3)
+        assert rejection(running.port, "FAR", own_address) == (1, 1, 3)
+        assert rejection(running.port, "PEER", own_address) is None
+        assert rejection(running.port, "HOST", own_address) is None
+
+
+@pytest.fixture
+def own_address() -> str:
+    """An address of this machine that is not of the loopback interface; nothing is sent."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))
+            address = str(probe.getsockname()[0])
+        except OSError:
+            address = "127.0.0.1"
+    if address.startswith("127."):
+        pytest.skip("this machine has no address beyond the loopback interface")
+    return address
 
 
 def test_contexts_of_other_services_are_refused(node: Node, peer: Factory) -> None:
@@ -178,6 +210,15 @@ def test_similar_studies_are_of_the_cohort_and_so_are_seeds(archive: Node, peer:
         assert similar(all_seeing, query, **hidden)[0], hidden
         unknown = dict.fromkeys(hidden, "2.25.404")
         assert similar(asker, query, **hidden) == similar(asker, query, **unknown) == ([], 0xC001)
+
+
+def test_what_is_hidden_takes_no_place_in_an_answer(archive: Node, peer: Factory, query: Factory) -> None:
+    best = query(StudyInstanceUID=OTHERS[0])
+    best.private_block(0x0077, "PACSIMILE", create=True).add_new(0x06, "US", 1)
+    for ae_title, nearest in (("SENDER", {HIDDEN, OTHERS[1]}), ("RESEARCH", {SEEN})):
+        ((_, found),), _ = peer(archive, ae_title).find(best, called="SIMILAR")
+        assert found.StudyInstanceUID in nearest
+        assert found.private_block(0x0077, "PACSIMILE")[0x11].value == 1  # its rank
 
 
 def test_retrieval_sends_what_is_seen(archive: Node, peer: Factory, query: Factory) -> None:
