@@ -27,6 +27,26 @@ def content_hash(transfer_syntax_uid: str) -> "hashlib._Hash":
     return hashlib.sha256(transfer_syntax_uid.encode("ascii", "replace") + b"\0")
 
 
+class Blank:
+    """An empty file, made before it is known what for: that takes as long as writing much of it.
+
+    Raises
+    ------
+    OSError
+        It cannot be made.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+
+    def discard(self) -> None:
+        """Remove it, where no draft has taken it over."""
+        with suppress(OSError):
+            os.close(self.descriptor)
+            self.path.unlink()
+
+
 class Draft:
     """A DICOM file that is being written: in the spool's folder, but in no catalog and under no final name.
 
@@ -34,16 +54,16 @@ class Draft:
 
     Parameters
     ----------
-    path : Path
-        Where to write it; nothing may be there.
+    place : Path or Blank
+        Where to write it: a path at which nothing is, or a blank, which becomes the draft's.
     header : bytes
         Everything before the data set (`part10.file_header`).
     transfer_syntax_uid : str
         How the data set is encoded.
     """
 
-    def __init__(self, path: Path, header: bytes, transfer_syntax_uid: str) -> None:
-        self._path: Path | None = path
+    def __init__(self, place: Path | Blank, header: bytes, transfer_syntax_uid: str) -> None:
+        self._path: Path | None = place if isinstance(place, Path) else place.path
         self._header = header
         self._hash = content_hash(transfer_syntax_uid)
         self._failure: OSError | None = None
@@ -51,7 +71,8 @@ class Draft:
         self.transfer_syntax_uid = transfer_syntax_uid
         self.dataset_bytes = 0
         try:
-            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+            blank = Blank(place) if isinstance(place, Path) else place
+            self._descriptor = blank.descriptor
             self._write([header])
         except OSError as error:
             self._failure = error
@@ -119,10 +140,23 @@ class Draft:
             raise self._failure
 
     def move(self, target: Path) -> None:
-        """Make it durable, and then give it its final name."""
-        os.fsync(self._descriptor)
+        """Give it its final name and make its content durable; until then it can be discarded."""
+        self.rename(target)
+        self.flush()
+        self.keep()
+
+    def rename(self, target: Path) -> None:
+        """Give it its final name, before it is durable: one commit of the journal below is enough for both."""
         if self._path is not None:
             self._path.rename(target)
+            self._path = target
+
+    def flush(self) -> None:
+        """Make its content durable."""
+        os.fsync(self._descriptor)
+
+    def keep(self) -> None:
+        """Discard it no more: it has its name, and is durable."""
         self._path = None
 
     def discard(self) -> None:

@@ -22,7 +22,7 @@ from pynetdicom.service_class import StorageServiceClass
 from pynetdicom.sop_class import uid_to_service_class
 
 from dicom_scp import pdata
-from dicom_scp.draft import Draft
+from dicom_scp.draft import Blank, Draft
 from dicom_scp.intake import Intake, StoreRequest
 from dicom_scp.pdata import Fragment, StoreCommand
 from dicom_scp.read_ahead import ReadAhead
@@ -87,6 +87,7 @@ class FastLane:
         self._read_bytes = max(_READ_BYTES, longest_pdu_bytes + pdata.HEADER_BYTES)
         self._max_dataset_bytes = scp.intake.max_dataset_bytes
         self._incoming: _Incoming | None = None
+        self._blank: Blank | None = None
         self._pdu_since = 0.0
         self._is_alone = False
         self._response = b""
@@ -143,6 +144,9 @@ class FastLane:
         if self._incoming is not None:
             self._incoming.draft.discard()
             self._incoming = None
+        blank, self._blank = self._blank, None
+        if blank is not None:
+            blank.discard()
 
     def _pdu_length(self) -> int | None:
         """Length of the PDU at hand, all in all; None if it is not whole yet, 0 if it is not for the lane."""
@@ -174,10 +178,6 @@ class FastLane:
         self._dul._idle_timer.restart()
         return True
 
-    def _wait(self) -> bool:
-        if _QUICKACK is not None:  # spares a peer without TCP_NODELAY the 40 ms of a delayed acknowledgement
-            self._connection.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
-        ready = self._poll.poll(_WAIT_MS)
     def _receive(self) -> int:
         """Read once without waiting; returns how many bytes came, 0 where the peer closed the connection."""
         if not isinstance(self._connection, ssl.SSLSocket):
@@ -189,6 +189,10 @@ class FastLane:
         finally:
             self._connection.settimeout(timeout_s)
 
+    def _wait(self) -> bool:
+        if _QUICKACK is not None:  # spares a peer without TCP_NODELAY the 40 ms of a delayed acknowledgement
+            self._connection.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
+        ready = self._poll.poll(_WAIT_MS)
         if any(descriptor == self._bell.fileno() for descriptor, _ in ready):
             self._bell.silence()
             return False
@@ -225,7 +229,8 @@ class FastLane:
             return False
         affected = Affected(command.sop_class_uid, command.sop_instance_uid)
         request = self._scp.store_request(self._association, affected, str(context.transfer_syntax[0]))
-        draft = self._scp.intake.draft(request)
+        blank, self._blank = self._blank, None
+        draft = self._scp.intake.draft(request, blank)
         self._incoming = _Incoming(fragment.context_id, encoded, command, request, draft)
         return True
 
@@ -275,6 +280,8 @@ class FastLane:
         if due and not self._association.dimse.send_encoded(self._response):
             return False
         self._response = b""
+        if due and self._blank is None:  # while the peer prepares what it sends next
+            self._blank = self._scp.intake.blank()
         return True
 
     def _leave_to_library(self) -> None:

@@ -9,11 +9,12 @@ from typing import Any
 from pydicom import Dataset
 from pydicom.tag import BaseTag, Tag
 
-from dicom_scp.draft import Draft
+from dicom_scp.draft import Blank, Draft
 from dicom_scp.equivalence import same_content
 from dicom_scp.errors import Mismatched
 from dicom_scp.parsing import parse, quiet
 from dicom_scp.part10 import file_header, split_file
+from dicom_scp.proof import Mark, withdraw
 from dicom_scp.skimming import Skimmer
 from dicom_scp.spool import Spool
 from indexer.attributes import CATALOGUED_TAGS, InstanceHeader, header_of
@@ -98,10 +99,13 @@ class Receiver:
     ----------
     on_conflict : {"keep-first", "replace"}
         What to do with other content under a SOP Instance UID already stored.
+    mark : Mark, optional
+        With one, a row may be committed while its file is being flushed.
     """
 
-    def __init__(self, catalog: Catalog, spool: Spool, on_conflict: OnConflict) -> None:
+    def __init__(self, catalog: Catalog, spool: Spool, on_conflict: OnConflict, mark: Mark | None = None) -> None:
         self._catalog = catalog
+        self._mark = mark if catalog.receipts.enters_early else None
         self._spool = spool
         self._on_conflict = on_conflict
         self._skimmer = Skimmer()
@@ -140,16 +144,25 @@ class Receiver:
         finally:
             draft.discard()
 
-    def draft(self, affected: Affected, transfer_syntax_uid: str, source_ae_title: str) -> Draft:
+    def blank(self) -> Blank | None:
+        """Make the file of an instance to come; see `Spool.blank`."""
+        return self._spool.blank()
+
+    def draft(
+        self, affected: Affected, transfer_syntax_uid: str, source_ae_title: str, blank: Blank | None = None
+    ) -> Draft:
         """Begin the file of an instance that is still coming in.
 
         Parameters
         ----------
         affected : Affected
             What the request promises.
+        blank : Blank, optional
+            The file, if it was made beforehand.
         """
         uids = (affected.sop_class_uid, affected.sop_instance_uid)
-        return self._spool.draft(file_header(*uids, transfer_syntax_uid, source_ae_title), transfer_syntax_uid)
+        header = file_header(*uids, transfer_syntax_uid, source_ae_title)
+        return self._spool.draft(header, transfer_syntax_uid, blank)
 
     def take(self, draft: Draft, affected: Affected) -> Reception:
         """Take in what was written to a draft; otherwise as `receive`, errors included.
@@ -177,9 +190,14 @@ class Receiver:
 
     def _store(self, draft: Draft, candidate: _Candidate) -> Reception:
         with self._spool.exclusively(candidate.identity.sop_instance_uid):
-            if candidate.header is None:
-                return self._quarantine(draft, SOPInstanceUID(candidate.identity.sop_instance_uid), candidate.fault)
-            return self._enter(draft, candidate.header)
+            try:
+                if candidate.header is None:
+                    uid = SOPInstanceUID(candidate.identity.sop_instance_uid)
+                    return self._quarantine(draft, uid, candidate.fault)
+                return self._enter(draft, candidate.header)
+            except BaseException:
+                draft.discard()  # in here: it may have its name already, and who comes next may give it to another
+                raise
 
     def take_file(self, path: StoredPath) -> Reception:
         """Take in a DICOM file; its data set and transfer syntax stay as they are.
@@ -206,19 +224,43 @@ class Receiver:
         return Reception(Verdict.QUARANTINED, uid, reason=reason)
 
     def _enter(self, draft: Draft, header: InstanceHeader) -> Reception:
-        file = self._spool.keep(draft)
-        try:
-            receipt = self._catalog.receipts.enter(header, file, None)
-            if receipt is Receipt.HELD:
-                receipt = self._enter_again(draft, file, header)
-        except (Refused, Transient):
-            self._discard(file.path)
-            raise
+        if self._mark is None:
+            receipt = self._enter_durably(draft, header)
+        else:
+            receipt = self._enter_early(draft, header, self._mark)
         if receipt is Receipt.QUARANTINED:
             reason = "the Series Instance UID belongs to another study"
             return Reception(Verdict.QUARANTINED, header.sop_instance_uid, reason=reason)
         uids = header.sop_instance_uid, header.series_instance_uid, header.study_instance_uid
         return Reception(Verdict(receipt.value), *uids)
+
+    def _enter_durably(self, draft: Draft, header: InstanceHeader) -> Receipt:
+        file = self._spool.keep(draft)
+        try:
+            receipt = self._catalog.receipts.enter(header, file, None)
+            return self._enter_again(draft, file, header) if receipt is Receipt.HELD else receipt
+        except (Refused, Transient):
+            self._discard(file.path)
+            raise
+
+    def _enter_early(self, draft: Draft, header: InstanceHeader, mark: Mark) -> Receipt:
+        """Enter an instance while its file is flushed; both are durable in the end, or neither is there."""
+        with mark.unproven():
+            file, flush = self._spool.place(draft)
+            receipt = None
+            try:
+                receipt = self._catalog.receipts.enter(header, file, None, flush.wait)
+                flush.wait()
+                return self._enter_again(draft, file, header) if receipt is Receipt.HELD else receipt
+            except (Refused, Transient):
+                flush.finish()
+                if receipt is Receipt.STORED:
+                    withdraw(self._catalog, self._spool, header.sop_instance_uid, file.path)
+                else:
+                    self._discard(file.path)
+                raise
+            finally:
+                flush.finish()
 
     def _enter_again(self, draft: Draft, file: StoredFile, header: InstanceHeader) -> Receipt:
         """Enter what has come under a UID that is held already."""

@@ -65,6 +65,8 @@ def check(
 
 def _checked(reference: Reference, instance: HeldInstance, commitments: Commitments, spool: Spool) -> int:
     """Read one file; where it is not sound, look again while nobody can be replacing it, and act on that."""
+    with spool.exclusively(reference.sop_instance_uid):
+        pass  # its file was perhaps on its way to the disk: it is durable now, or gone
     if _fault(instance, spool) is None:
         return COMMITTED
     with spool.exclusively(reference.sop_instance_uid):

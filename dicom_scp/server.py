@@ -22,6 +22,7 @@ from dicom_scp.intake import Intake, StoreRequest
 from dicom_scp.listening import NodeServer
 from dicom_scp.metering import Meter
 from dicom_scp.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from dicom_scp.proof import Mark, prove
 from dicom_scp.reception import Receiver, Reception
 from dicom_scp.rejection import Rejections
 from dicom_scp.retrieve import RetrieveService
@@ -74,7 +75,9 @@ class DicomServer:
         self._observers = observers
         self._settings = settings.dicom
         self._senders = Senders(settings.dicom.seed_by_sending_minutes * 60)
-        receiver = Receiver(catalog, spool, settings.storage.on_conflict)
+        prove(catalog, spool)
+        self._mark = Mark(catalog, spool.marks)
+        receiver = Receiver(catalog, spool, settings.storage.on_conflict, self._mark)
         fetcher = self._fetcher = Fetcher(settings, catalog, receiver) if settings.fetch.source_aet else None
         forgetter = Forgetter(settings.forgetting, catalog, spool)
         rejections = Rejections(settings.forgetting, catalog.lookup, forgetter)
@@ -197,6 +200,7 @@ class DicomServer:
         for association in left:
             association.join(timeout=_MAX_NEGOTIATION_S)
         self._committer.stop(deadline_s)
+        self._mark.close()
         logger.info("DICOM stopped, %d associations aborted", len(left))
 
     def _application_entity(self) -> Any:  # noqa: ANN401 - the library has no types

@@ -11,7 +11,8 @@ from pathlib import Path
 from uuid import uuid4
 
 from dicom_scp.disk import Reserve
-from dicom_scp.draft import Draft, content_digest, unstorable
+from dicom_scp.draft import Blank, Draft, content_digest, unstorable
+from dicom_scp.flushing import Flush, Flusher, sync
 from dicom_scp.part10 import split_file
 from dicom_scp.sealed_draft import SealedDraft
 from indexer.catalog.receipts import StoredFile
@@ -22,6 +23,7 @@ _STRIPES = 64
 _ABANDONED_S = 24 * 3600.0
 _TEMPORARY = "tmp"
 _LOCKS = "locks"
+_MARKS = "marks"
 _ASIDE = ".damaged"
 _HEX = "0123456789abcdef"
 
@@ -52,11 +54,17 @@ class Spool:
         self._vault = vault
         self._mine, self._numbers = uuid4().hex, count()
         self._reserve = Reserve(folder, reserve_mib)
+        self._flusher = Flusher()
         try:
             self._make_folders()
             self._sweep()
         except OSError as error:
             raise Transient(f"the spool folder cannot be used: {error.strerror}") from error
+
+    @property
+    def marks(self) -> Path:
+        """The folder of every `proof.Mark`."""
+        return self.folder / _MARKS
 
     def path(self, relative: str) -> Path:
         """Where the file of a catalog entry is."""
@@ -66,21 +74,33 @@ class Spool:
         """The file of a catalog entry, to be read."""
         return self.files / relative
 
-    def draft(self, header: bytes, transfer_syntax_uid: str) -> Draft:
+    def blank(self) -> Blank | None:
+        """Make the file of a draft to come, if that can be done beforehand; who does not use it discards it."""
+        if self._vault is not None:
+            return None
+        with suppress(OSError):
+            return Blank(self._temporary())
+        return None
+
+    def draft(self, header: bytes, transfer_syntax_uid: str, blank: Blank | None = None) -> Draft:
         """Begin a file; `keep` or `Draft.discard` ends it.
 
         Parameters
         ----------
         header : bytes
             Everything before the data set (`part10.file_header`).
+        blank : Blank, optional
+            Its file, if one was made.
         """
-        path = self.folder / _TEMPORARY / f"{self._mine}-{next(self._numbers):x}"
         if self._vault is not None:
-            return SealedDraft(path, header, transfer_syntax_uid, self._vault)
-        return Draft(path, header, transfer_syntax_uid)
+            return SealedDraft(self._temporary(), header, transfer_syntax_uid, self._vault)
+        return Draft(blank or self._temporary(), header, transfer_syntax_uid)
+
+    def _temporary(self) -> Path:
+        return self.folder / _TEMPORARY / f"{self._mine}-{next(self._numbers):x}"
 
     def keep(self, draft: Draft) -> StoredFile:
-        """Give a file its name, durably; if it is there already, nothing changes.
+        """Give a file its name, durably; if it is there already, and whole, nothing changes.
 
         The caller discards the draft, whatever happens.
 
@@ -89,26 +109,62 @@ class Spool:
         Transient
             The disk is full, or has less left than the reserve, or fails.
         """
-        digest = draft.digest
-        relative, size = f"{digest[0]}/{digest[1]}/{digest}.dcm", draft.size_bytes
-        target = self.folder / relative
+        relative, target = self._place_of(draft)
+        size = draft.size_bytes
         try:
-            if target.is_file():
+            if target.is_file() and self._is_whole(relative):
                 size = target.stat().st_size
                 size = size if self._vault is None else plain_size(size)
+                sync(target)
             else:
-                draft.demand_whole()
-                self._reserve.demand(0)
-                if not target.parent.is_dir():  # somebody has cleared the spool
-                    self._make_folders()
-                draft.move(target)
-            _sync_folder(target.parent)
+                self._demand(draft)
+                self._move(draft, target)
+            sync(target.parent, os.O_DIRECTORY)
         except OSError as error:
             raise unstorable(error) from error
-        return StoredFile(path=relative, size_bytes=size, sha256=digest)
+        return StoredFile(path=relative, size_bytes=size, sha256=draft.digest)
+
+    def place(self, draft: Draft) -> tuple[StoredFile, Flush]:
+        """Give a file its name; otherwise as `keep`, but the file is durable only once the flush is over."""
+        relative, target = self._place_of(draft)
+        try:
+            if self._vault is not None or target.exists() or not target.parent.is_dir():
+                return self.keep(draft), Flush(draft)
+            self._demand(draft)
+            draft.rename(target)
+        except OSError as error:
+            raise unstorable(error) from error
+        file = StoredFile(path=relative, size_bytes=draft.size_bytes, sha256=draft.digest)
+        return file, self._flusher.begin(draft, target.parent)
+
+    def _place_of(self, draft: Draft) -> tuple[str, Path]:
+        digest = draft.digest
+        relative = f"{digest[0]}/{digest[1]}/{digest}.dcm"
+        return relative, self.folder / relative
+
+    def _demand(self, draft: Draft) -> None:
+        draft.demand_whole()
+        self._reserve.demand(0)
+
+    def _move(self, draft: Draft, target: Path) -> None:
+        try:
+            draft.move(target)
+        except FileNotFoundError:
+            if target.parent.is_dir():
+                raise
+            self._make_folders()  # somebody has cleared the spool
+            draft.move(target)
+
+    def _is_whole(self, relative: str) -> bool:
+        """Whether a file is what its name says: where the power failed, one that nobody named may be half there."""
+        try:
+            self.read(relative)
+        except Damaged:
+            return False
+        return True
 
     def holds(self, relative: str) -> bool:
-        """Whether a file is there; a file has its final name only once it is complete."""
+        """Whether the file of a catalog entry is there; before there is an entry, the file is complete."""
         return self.path(relative).is_file()
 
     def read(self, relative: str) -> tuple[str, bytes]:
@@ -157,7 +213,7 @@ class Spool:
                     path.with_name(path.name + _ASIDE).unlink(missing_ok=True)
                 for folder in {path.parent for path in gone}:
                     if folder.is_dir():
-                        _sync_folder(folder)
+                        sync(folder, os.O_DIRECTORY)
             except OSError as error:
                 raise Transient(f"a stored file cannot be deleted: {error.strerror}") from error
 
@@ -185,11 +241,11 @@ class Spool:
         for first in _HEX:
             for second in _HEX:
                 (self.folder / first / second).mkdir(parents=True, exist_ok=True)
-            _sync_folder(self.folder / first)
-        for name in (_TEMPORARY, _LOCKS):
+            sync(self.folder / first, os.O_DIRECTORY)
+        for name in (_TEMPORARY, _LOCKS, _MARKS):
             (self.folder / name).mkdir(exist_ok=True)
-        _sync_folder(self.folder)
-        _sync_folder(self.folder.parent)
+        sync(self.folder, os.O_DIRECTORY)
+        sync(self.folder.parent, os.O_DIRECTORY)
 
     def _sweep(self) -> None:
         """Remove what writers that died long ago left half-written."""
@@ -197,11 +253,3 @@ class Spool:
             with suppress(FileNotFoundError):
                 if path.stat().st_mtime < time.time() - _ABANDONED_S:
                     path.unlink()
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,19 +1,21 @@
 """Entering received instances: committed when it is done, those of the same moment in one transaction."""
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from enum import Enum
 from functools import cache, partial
 from typing import Any, Literal
 
-from sqlalchemy import Connection, Engine, Executable, Table, insert, select, update
+from sqlalchemy import Connection, Engine, Executable, Table, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from indexer.attributes import InstanceHeader, JsonObject, first_value
 from indexer.catalog.common_case import FIND, IS_INSTANCE, TOUCH, Arrival, Shortcut
-from indexer.catalog.engine import reading
+from indexer.catalog.engine import reading, writing
 from indexer.catalog.groups import GroupCommit, Work
+from indexer.catalog.lookup import Level
+from indexer.catalog.removal import find_doomed, remove
 from indexer.catalog.schema import conflict, instance, patient, quarantine, series, study
 from indexer.catalog.states import SeriesState
 from indexer.catalog.tombstones import admit
@@ -74,7 +76,13 @@ class Receipts:
             row = connection.execute(_KNOWN, {"sop_instance_uid": sop_instance_uid}).one_or_none()
         return KnownInstance(*row) if row else None
 
-    def enter(self, header: InstanceHeader, file: StoredFile, on_conflict: OnConflict | None) -> Receipt:
+    def enter(
+        self,
+        header: InstanceHeader,
+        file: StoredFile,
+        on_conflict: OnConflict | None,
+        flushed: Callable[[], None] | None = None,
+    ) -> Receipt:
         """Enter one instance durably; with those that other threads enter at the same moment, in one transaction.
 
         Idempotent: the same content again is `Receipt.KNOWN`. A series UID that is already part of another study
@@ -84,6 +92,9 @@ class Receipts:
         ----------
         on_conflict : {"keep-first", "replace"}, optional
             None: an instance under a UID that is held already is not entered, be it the same or not.
+        flushed : callable, optional
+            Waits until the file is durable, which it is not yet then. A new instance of a series that is here
+            may be entered before: the caller waits as well, and withdraws it where that fails.
 
         Raises
         ------
@@ -92,7 +103,36 @@ class Receipts:
         Refused
             The database cannot hold a value of the instance, or it was forgotten for good; nothing was entered.
         """
-        return self._commits.run(_Entry(header, file, on_conflict))
+        return self._commits.run(_Entry(header, file, on_conflict, flushed))
+
+    def withdraw(self, sop_instance_uid: SOPInstanceUID, path: str) -> None:
+        """Take an instance out whose file did not become durable, unless it has another file by now.
+
+        Raises
+        ------
+        Transient
+            The catalog cannot be written now.
+        """
+        with writing(self._engine) as connection:
+            doomed = find_doomed(connection, {Level.IMAGE: [sop_instance_uid]})
+            if doomed.instances and doomed.instances[0].path == path:
+                remove(connection, replace(doomed, quarantined=()))
+
+    def last_key(self) -> int:
+        """Key of the instance that was entered last, or more; those entered later have greater ones."""
+        with reading(self._engine) as connection:
+            return int(connection.execute(select(func.max(instance.c.id))).scalar_one() or 0)
+
+    def entered_after(self, key: int) -> Sequence[tuple[SOPInstanceUID, str]]:
+        """UID and path of every instance with a greater key."""
+        query = select(instance.c.sop_instance_uid, instance.c.path).where(instance.c.id > key)
+        with reading(self._engine) as connection:
+            return [(SOPInstanceUID(row[0]), row[1]) for row in connection.execute(query)]
+
+    @property
+    def enters_early(self) -> bool:
+        """Whether `enter` may enter an instance before its file is durable."""
+        return self._engine.dialect.name == "sqlite"
 
     def quarantine(self, sop_instance_uid: str, file: StoredFile, reason: str) -> Receipt:
         """Keep an instance that cannot belong to any series, listed with the reason.
@@ -124,11 +164,22 @@ class Receipts:
 class _Entry(Work[Receipt]):
     """An instance to be entered."""
 
-    def __init__(self, header: InstanceHeader, file: StoredFile, on_conflict: OnConflict | None) -> None:
+    def __init__(
+        self,
+        header: InstanceHeader,
+        file: StoredFile,
+        on_conflict: OnConflict | None,
+        flushed: Callable[[], None] | None,
+    ) -> None:
         super().__init__(header.series_instance_uid, self._enter)
         self._header = header
         self._file = file
         self._on_conflict = on_conflict
+        self._flushed = flushed
+
+    def prepare(self) -> None:
+        if self._flushed is not None:
+            self._flushed()
 
     @property
     def arrival(self) -> Arrival:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from dicom_scp.disk import Reserve
+from dicom_scp.part10 import file_header
 from dicom_scp.spool import Spool
 from indexer.catalog.receipts import StoredFile
 from indexer.errors import Transient
@@ -32,7 +33,8 @@ def test_the_reserve_is_left(tmp_path: Path) -> None:
 
 
 def keep(spool: Spool) -> StoredFile:
-    draft = spool.draft(b"", "1.2.840.10008.1.2")
+    syntax = "1.2.840.10008.1.2"
+    draft = spool.draft(file_header("1.2", "1.2.3", syntax, ""), syntax)
     try:
         draft.append([b"x" * 1000])
         return spool.keep(draft)

@@ -381,7 +381,11 @@ def conversation(node: Any, peer: Factory) -> Iterator[Conversation]:  # noqa: A
 def outcome(node: Any) -> tuple[dict[str, bytes], list[Any]]:  # noqa: ANN401 - a node
     """What is in the spool, and what the catalog says."""
     spool = node.spool.folder
-    files = {str(file.relative_to(spool)): file.read_bytes() for file in spool.rglob("*") if file.is_file()}
+    files = {
+        str(file.relative_to(spool)): file.read_bytes()
+        for file in spool.rglob("*")
+        if file.is_file() and file.parent != node.spool.marks  # named by chance
+    }
     rows = [(entity.level, entity.attributes) for level in Level for entity in node.catalog.lookup.entities(level)]
     stored = sorted(node.catalog.receipts.files())
     counts = node.catalog.progress.counts()
