@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 GUIDED = Path(__file__).with_name("guided.py")
-SECONDS = int(os.environ.get("PACSIMILE_FUZZ_S", "2"))
+SECONDS = int(os.environ.get("PACSIMILE_FUZZ_S", "1"))
 
 
 @pytest.mark.skipif(importlib.util.find_spec("atheris") is None, reason="the extra `fuzz` is not installed")

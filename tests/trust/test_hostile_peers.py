@@ -148,6 +148,49 @@ def test_what_is_no_request_is_aborted(node: Node, first: bytes) -> None:
         assert pdu_from(peer) == ABORTED
 
 
+def nested(depth: int, undefined: bool) -> bytes:
+    """A data set, implicit VR little endian, whose Content Sequence (0040,A730) holds itself so many times."""
+    elements = (
+        (0x0008, 0x0016, CTImageStorage.encode()), (0x0008, 0x0018, b"2.25.5%d" % undefined),
+        (0x0020, 0x000D, b"2.25.50\0"), (0x0020, 0x000E, b"2.25.51\0"),
+    )  # fmt: skip
+    padded = [(*tag, value + b"\0" * (len(value) % 2)) for *tag, value in elements]
+    head = b"".join(struct.pack("<HHL", group, number, len(value)) + value for group, number, value in padded)
+    begin = struct.pack("<HHLHHL", 0x0040, 0xA730, 0xFFFFFFFF, 0xFFFE, 0xE000, 0xFFFFFFFF)
+    end = struct.pack("<HHLHHL", 0xFFFE, 0xE00D, 0, 0xFFFE, 0xE0DD, 0)
+    inner = begin * depth + end * depth if undefined else b""
+    while not undefined and depth:
+        inner = struct.pack("<HHLHHL", 0x0040, 0xA730, len(inner) + 8, 0xFFFE, 0xE000, len(inner)) + inner
+        depth -= 1
+    return head + inner
+
+
+@pytest.mark.parametrize("undefined", [True, False], ids=["undefined lengths", "lengths"])
+def test_a_bottomless_sequence_harms_nobody(node: Node, wait_for: Factory, undefined: bool) -> None:
+    before = footprint(node)
+    data = nested(5_000, undefined)
+    elements = (
+        (0x0002, CTImageStorage.encode() + b"\0"), (0x0100, b"\1\0"), (0x0110, b"\1\0"), (0x0700, b"\0\0"),
+        (0x0800, b"\1\0"), (0x1000, b"2.25.5%d" % undefined + b"\0"),
+    )  # fmt: skip
+    command = b"".join(struct.pack("<HHL", 0, number, len(value)) + value for number, value in elements)
+    with associate(node, CTImageStorage) as peer:
+        for control, fragment in ((0x03, command), (0x02, data)):
+            peer.sendall(struct.pack(">BxLLBB", 0x04, len(fragment) + 6, len(fragment) + 2, 1, control) + fragment)
+        answer = peer.recv(4096)
+    (status,) = struct.unpack_from("<H", answer, answer.index(b"\0\0\0\x09\2\0\0\0") + 8)
+    print(f"5,000 levels: status {status:04X}")
+    assert status in (0x0000, 0xA700, 0xC000)
+    wait_for(
+        lambda: not {"RECEIVING", "SETTLED", "INDEXING"} & set(node.get("/status")["series_by_state"]),
+        120,
+        "it is judged",
+    )
+    assert node.get("/health")["worker"]["state"] == "RUNNING"
+    echo_s(node)
+    until_as_before(node, before, wait_for)
+
+
 def test_idle_and_trickling_connections_keep_nobody_out(node: Node, wait_for: Factory) -> None:
     """Trickling: a byte a second, some before they have asked, some in the middle of a C-STORE."""
     before = footprint(node)
