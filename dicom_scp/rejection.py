@@ -5,7 +5,8 @@ IHE Radiology, Imaging Object Change Management (RAD TF-3 4.66, Rejection Note S
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 from pydicom import Dataset
@@ -57,6 +58,10 @@ class RejectionNote:
     instances: tuple[RejectedInstance, ...]
 
 
+Rejecting = Callable[[Collection[Target], str], AbstractContextManager[None]]
+"""Is entered before what a note rejects is forgotten, with the calling AE title, and left when it is."""
+
+
 class Rejections:
     """Acts on rejection notes, where the settings say so; others, and those not understood, are stored only."""
 
@@ -64,6 +69,7 @@ class Rejections:
         self._settings = settings
         self._lookup = lookup
         self._forgetter = forgetter
+        self.rejecting: Rejecting = lambda _targets, _sender: nullcontext()
 
     def act(self, sop_class_uid: str, dataset: bytes, transfer_syntax_uid: str, sender: str) -> Removal | None:
         """Forget what a note that was just stored rejects.
@@ -99,7 +105,9 @@ class Rejections:
             logger.warning("rejection note stored and not acted on: %s", TITLES[note.title])
             return None
         confirmed = self._confirmed(note)
-        removed = self._forgetter.forget([Target(Level.IMAGE, uid) for uid in confirmed], note.title)
+        targets = [Target(Level.IMAGE, uid) for uid in confirmed]
+        with self.rejecting(targets, sender):
+            removed = self._forgetter.forget(targets, note.title)
         logger.info("%d instances forgotten: %s", removed.instances, TITLES[note.title])
         return removed
 

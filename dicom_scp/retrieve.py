@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from pynetdicom.dimse_primitives import C_GET, C_MOVE
@@ -21,7 +21,7 @@ from dicom_scp.identifier import Root, read_identifier
 from dicom_scp.relay import move
 from dicom_scp.retrieval import Retrieval, read_retrieval
 from dicom_scp.spool import Spool
-from dicom_scp.storing import AssociatedStore, Originator, Store, batches, peer_store
+from dicom_scp.storing import AssociatedStore, Originator, Outcome, Store, batches, peer_store
 from dicom_scp.suboperations import MAX_COUNT, Reply, Tally
 from dicom_scp.transcoding import Transcoder
 from indexer.catalog import CatalogView
@@ -31,6 +31,11 @@ from indexer.errors import Refused, Transient
 
 logger = logging.getLogger(__name__)
 
+Sending = Callable[[Reply, Sequence[HeldInstance]], AbstractContextManager[set[str]]]
+"""Is entered before instances are sent, and left when they are; the UIDs of those that arrived are put in the set.
+
+Raises `Transient` where nothing is to be sent.
+"""
 Opener = Callable[[Sequence[HeldInstance]], AbstractContextManager[Store]]
 
 _PATIENT_ROOT = (PatientRootQueryRetrieveInformationModelGet, PatientRootQueryRetrieveInformationModelMove)
@@ -51,6 +56,7 @@ class RetrieveService:
         self._settings = settings
         self._access = access
         self._spool = spool
+        self.sending: Sending = lambda _reply, _instances: nullcontext(set())
 
     def requested(self, event: Any) -> None:  # noqa: ANN401 - the library has no types
         """A-ASSOCIATE-RQ: from now on C-MOVE and C-GET of the association are served here.
@@ -109,7 +115,8 @@ class RetrieveService:
             reply.refuse(statuses.RETRIEVE_TOO_MANY, f"more than {MAX_COUNT} instances: ask for fewer at once")
         elif not all(one.is_here for one in instances):
             _demand_relayable(retrieval, view)
-            self._relay(reply, retrieval)
+            with self.sending(reply, instances):
+                self._relay(reply, retrieval)
         elif isinstance(reply.request, C_MOVE):
             self._move(reply, instances)
         else:
@@ -120,13 +127,13 @@ class RetrieveService:
         if destination is None:
             reply.refuse(statuses.MOVE_DESTINATION_UNKNOWN, "the move destination is none of the node's peers")
             return
-        with self._transcoder() as transcoder:
+        with self._transcoder() as transcoder, self.sending(reply, instances) as sent:
             originator = Originator(reply.message_id, reply.priority, reply.asker)
             store = peer_store(self._settings.dicom, destination, self._spool, transcoder, originator)
-            _send_all(reply, instances, list(batches(instances)), store)
+            _send_all(reply, list(batches(instances)), store, sent)
 
     def _get(self, reply: Reply, instances: Sequence[HeldInstance]) -> None:
-        with self._transcoder() as transcoder:
+        with self._transcoder() as transcoder, self.sending(reply, instances) as sent:
             originator = Originator(reply.message_id, reply.priority)
             own = AssociatedStore(reply.association, self._spool, transcoder, originator)
 
@@ -134,7 +141,7 @@ class RetrieveService:
             def store(_part: Sequence[HeldInstance]) -> Iterator[Store]:
                 yield own
 
-            _send_all(reply, instances, [list(instances)], store)
+            _send_all(reply, [list(instances)], store, sent)
 
     def _relay(self, reply: Reply, retrieval: Retrieval) -> None:
         """Have the archive send it: C-MOVE only, for it cannot use the asker's association."""
@@ -182,11 +189,9 @@ def _read(reply: Reply) -> Retrieval:
     return read_retrieval(read_identifier(encoded.getvalue(), reply.transfer_syntax_uid, root, Level.PATIENT))
 
 
-def _send_all(
-    reply: Reply, instances: Sequence[HeldInstance], parts: Sequence[Sequence[HeldInstance]], opened: Opener
-) -> None:
+def _send_all(reply: Reply, parts: Sequence[Sequence[HeldInstance]], opened: Opener, sent: set[str]) -> None:
     """Perform the sub-operations and answer; when an association is lost, what remains has failed."""
-    tally, comment = Tally(len(instances)), ""
+    tally, comment = Tally(sum(map(len, parts))), ""
     for part in parts:
         try:
             with opened(part) as store:
@@ -197,7 +202,10 @@ def _send_all(
                         reply.end(tally, cancelled=True)
                         return
                     try:
-                        tally.count(one, store.send(one))
+                        outcome = store.send(one)
+                        tally.count(one, outcome)
+                        if outcome is not Outcome.FAILED:
+                            sent.add(one.sop_instance_uid)
                     except Transient:
                         tally.fail(part[number:])
                         raise

@@ -24,8 +24,8 @@ from dicom_scp.metering import Meter
 from dicom_scp.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicom_scp.proof import Mark, prove
 from dicom_scp.reception import Receiver, Reception
-from dicom_scp.rejection import Rejections
-from dicom_scp.retrieve import RetrieveService
+from dicom_scp.rejection import Rejecting, Rejections
+from dicom_scp.retrieve import RetrieveService, Sending
 from dicom_scp.senders import Senders
 from dicom_scp.spool import Spool
 from dicom_scp.tls import client_context, server_context
@@ -80,7 +80,7 @@ class DicomServer:
         receiver = Receiver(catalog, spool, settings.storage.on_conflict, self._mark)
         fetcher = self._fetcher = Fetcher(settings, catalog, receiver) if settings.fetch.source_aet else None
         forgetter = Forgetter(settings.forgetting, catalog, spool)
-        rejections = Rejections(settings.forgetting, catalog.lookup, forgetter)
+        rejections = self._rejections = Rejections(settings.forgetting, catalog.lookup, forgetter)
         intake = Intake(settings.dicom, receiver, rejections, self._senders, fetcher, meter)
         access = self._access = Access(settings, catalog)
         self._tls = server_context(settings.dicom.tls)
@@ -122,6 +122,14 @@ class DicomServer:
     def tell_of_kept(self, listener: Callable[[StoreRequest, Reception], None]) -> None:
         """Have a listener hear of every instance that was taken in, before its sender does."""
         self._handlers.intake.on_kept = listener
+
+    def tell_of_sent(self, listener: Sending) -> None:
+        """Have a listener hear of instances that C-MOVE or C-GET is about to send, and of those that arrived."""
+        self._retrieval.sending = listener
+
+    def tell_of_rejected(self, listener: Rejecting) -> None:
+        """Have a listener hear of instances that a rejection note is about to have forgotten."""
+        self._rejections.rejecting = listener
 
     def being_sent(self) -> set[SeriesInstanceUID]:
         """Series to which open associations are sending; they do not settle."""

@@ -103,6 +103,11 @@ class Reply:
         return str(self.association.requestor.ae_title).strip()
 
     @property
+    def asker_address(self) -> str:
+        """Network address of who asks."""
+        return str(self.association.requestor.address or "")
+
+    @property
     def transfer_syntax_uid(self) -> str:
         """Transfer syntax of identifiers."""
         return str(self.context.transfer_syntax[0])

@@ -1,19 +1,24 @@
 """What DICOM peers do, as audit messages; it only listens to what the DICOM face does anyway."""
 
 import threading
-from collections.abc import Hashable
+from collections.abc import Collection, Hashable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from pynetdicom import evt
+from pynetdicom.dimse_primitives import C_MOVE
 
 from dicom_scp.intake import StoreRequest
 from dicom_scp.reception import Reception, Verdict
+from dicom_scp.suboperations import Reply
 from indexer.catalog import Catalog
+from indexer.catalog.holdings import HeldInstance
+from indexer.catalog.tombstones import Target
 from node import audit_messages as messages
 from node.audit import AuditTrail
 from node.audit_messages import About, Code, Event, Outcome, Participant
-from node.audit_subjects import of_instances
+from node.audit_subjects import deletion, of_instances, of_study
 
 
 @dataclass
@@ -22,10 +27,11 @@ class _Received:
 
     peer: tuple[str, str]
     instances: dict[str, str] = field(default_factory=dict)
+    studies: set[str] = field(default_factory=set)
 
 
 class DicomWitness:
-    """Tells an audit trail of stored instances (one message a study when the association ends) and queries.
+    """Tells an audit trail of instances that come and go, study by study, of queries and of rejections.
 
     Parameters
     ----------
@@ -63,6 +69,47 @@ class DicomWitness:
         with self._lock:
             received = self._received.setdefault(request.association, _Received(peer))
             received.instances[request.affected.sop_instance_uid] = request.affected.sop_class_uid
+            is_first = reception.study_instance_uid not in received.studies
+            received.studies.add(reception.study_instance_uid)
+        if is_first and (about := of_study(self._catalog.lookup, reception.study_instance_uid)):
+            participants = self._both(peer, peer_role=messages.SOURCE)
+            self._trail.add(Event(messages.BEGIN_TRANSFERRING, "E", participants, about))
+
+    @contextmanager
+    def sending(self, reply: Reply, instances: Sequence[HeldInstance]) -> Iterator[set[str]]:
+        """Instances are about to be sent: taken down before, and which of them were sent when that is over.
+
+        Raises
+        ------
+        Transient
+            It cannot be taken down; nothing is to be sent.
+        """
+        sop_classes = {str(one.sop_instance_uid): one.sop_class_uid for one in instances}
+        is_move = isinstance(reply.request, C_MOVE)
+        participants = [
+            Participant(self._aet, [messages.SOURCE], is_requestor=False),
+            Participant(
+                reply.asker,
+                [] if is_move else [messages.DESTINATION],
+                is_requestor=True,
+                address=reply.asker_address,
+            ),
+        ]
+        if is_move:
+            participants.append(Participant(reply.destination, [messages.DESTINATION], is_requestor=False))
+        for about in of_instances(self._catalog.lookup, sop_classes):
+            self._trail.demand(Event(messages.BEGIN_TRANSFERRING, "E", participants, about))
+        sent: set[str] = set()
+        try:
+            yield sent
+        finally:
+            for about in of_instances(self._catalog.lookup, {uid: sop_classes[uid] for uid in sent}):
+                self._trail.add(Event(messages.INSTANCES_TRANSFERRED, "C", participants, about))
+
+    def rejecting(self, targets: Collection[Target], sender: str) -> AbstractContextManager[None]:
+        """A rejection note is about to have instances forgotten."""
+        participants = self._both((sender, ""), peer_role=messages.SOURCE)
+        return deletion(self._trail, self._catalog.lookup, participants, targets)
 
     def _queried(self, event: Any, sop_class: str) -> None:  # noqa: ANN401 - the library has no types
         encoded = event.message.data_set

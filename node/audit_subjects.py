@@ -4,9 +4,11 @@ import getpass
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
+from config.model import Settings
 from indexer.attributes import JsonObject, first_value
-from indexer.catalog import Lookup
+from indexer.catalog import Catalog, Lookup
 from indexer.catalog.lookup import Entity, Level, Prefilter
 from indexer.catalog.tombstones import Target
 from node import audit_messages as messages
@@ -77,6 +79,28 @@ def deletion(
         for about in subjects:
             trail.add(Event(what, "D", participants, about, outcome=Outcome.SERIOUS_FAILURE))
         raise
+
+
+def demand_export(settings: Settings, catalog: Catalog, to: Path, study_uids: Collection[str]) -> None:
+    """Take down that patient data are about to be written to files outside of the node.
+
+    Parameters
+    ----------
+    study_uids : collection of str
+        Which studies; none: all that there is.
+
+    Raises
+    ------
+    Transient
+        It cannot be taken down; nothing is to be written.
+    """
+    trail = AuditTrail(settings.audit, settings.data_dir, settings.dicom.aet)
+    if not trail.is_on:
+        return
+    who, uids = at_the_command_line(), sorted(study_uids)
+    for start in range(0, max(len(uids), 1), _BLOCK):
+        about = [one for uid in uids[start : start + _BLOCK] for one in of_study(catalog.lookup, uid)]
+        trail.demand(messages.exported(who, str(to), about))
 
 
 def at_the_command_line() -> Participant:

@@ -26,7 +26,14 @@ from indexer.uids import EncoderId, SeriesInstanceUID
 from node import folder
 from node.audit import AuditTrail
 from node.audit_dicom import DicomWitness
-from node.audit_messages import APPLICATION_START, APPLICATION_STOP, application_activity
+from node.audit_messages import (
+    APPLICATION,
+    APPLICATION_START,
+    APPLICATION_STOP,
+    Participant,
+    application_activity,
+    index_changed,
+)
 from node.courier import Courier
 from node.forgetting import Eraser
 from node.metrics import Metrics
@@ -75,6 +82,8 @@ class Node:
         self._http: HttpServer | None = None
         self._supervisor: WorkerSupervisor | None = None
         self._had_room = True
+        self._trail: AuditTrail | None = None
+        self._told_encoder: EncoderId | None = None
         self._follower: Follower | None = None
 
     @property
@@ -118,7 +127,7 @@ class Node:
         parts.callback(metrics.close)
         search = Search(catalog, keeper, settings.search)
         reports = Reports(settings, catalog, spool, search)
-        trail = self._audit_trail()
+        trail = self._trail = self._audit_trail()
         dicom = self._dicom = self._dicom_face(spool, catalog, search, metrics, trail)
         supervisor = self._supervisor = WorkerSupervisor(settings, catalog)
         metrics.watch(dicom, supervisor)
@@ -194,6 +203,8 @@ class Node:
         dicom = DicomServer(settings, catalog, spool, search, observers, metrics)
         if witness is not None:
             dicom.tell_of_kept(witness.kept)
+            dicom.tell_of_sent(witness.sending)
+            dicom.tell_of_rejected(witness.rejecting)
         return dicom
 
     def _start_housekeeping(
@@ -254,10 +265,22 @@ class Node:
         finally:
             self.stop()
 
+    def _tell_of_encoder(self, active: EncoderId) -> None:
+        """Have the audit trail hear whose embeddings answer, when that changes or is about to."""
+        wanted = self._bundle.encoder_id
+        if active == self._told_encoder or self._trail is None:
+            return
+        if self._told_encoder is not None or active != wanted:
+            later = "" if active == wanted else f", until {wanted} has embedded all"
+            who = Participant(self.settings.dicom.aet, [APPLICATION], is_requestor=True)
+            self._trail.add(index_changed(who, f"embeddings of {active} answer now{later}"))
+        self._told_encoder = active
+
     def _housekeeping(self, catalog: Catalog, keeper: IndexKeeper, dicom: DicomServer, eraser: Eraser) -> None:
         """Settle series, follow the catalog's journal, write snapshots, erase what was forgotten."""
         while not self._stopping.wait(_TICK_S):
             try:
+                self._tell_of_encoder(keeper.current()[1])
                 catalog.progress.settle(self.settings.indexing.quiet_time_s, self._coming_in(dicom))
                 keeper.refresh()
                 if self._has_room():

@@ -9,6 +9,9 @@ from config.model import Settings
 from indexer.catalog import Catalog
 from indexer.errors import NotFound
 from node import folder, logs
+from node.audit import AuditTrail
+from node.audit_messages import index_changed
+from node.audit_subjects import at_the_command_line
 from node.cli.output import console, print_json, print_table, progress_bar
 from node.describe import status_json
 from node.storage import open_catalog
@@ -53,6 +56,8 @@ def verify(settings: Settings, *, repair: bool, as_json: bool) -> None:
     with existing_catalog(settings) as catalog, progress_bar() as bar:
         findings = list(check(settings, catalog, lambda what, items: bar.track(items, description=what)))
         if repair and findings:
+            trail = AuditTrail(settings.audit, settings.data_dir, settings.dicom.aet)
+            trail.add(index_changed(at_the_command_line(), f"{len(findings)} findings of verify are mended"))
             findings = mend(settings, catalog, findings)
     if as_json:
         print_json({"findings": [asdict(one) for one in findings]})

@@ -8,6 +8,7 @@ import typer
 
 from config.model import Settings
 from node import logs
+from node.audit_subjects import demand_export
 from node.backup import Outcome, back_up
 from node.backup import restore as put_back
 from node.cli.archive import existing_catalog
@@ -21,6 +22,7 @@ def backup(settings: Settings, target: Path, *, link: bool, as_json: bool) -> No
     """Write a backup; exit status 1 where the archive has lost a file that should be in it."""
     logs.configure_for_command(settings.log)
     with existing_catalog(settings) as catalog, progress_bar() as bar:
+        demand_export(settings, catalog, target, ())
 
         def track(what: str, items: Sequence[str]) -> Iterable[str]:
             return bar.track(items, description=what)

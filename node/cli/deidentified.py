@@ -11,6 +11,7 @@ from config.model import Settings
 from indexer.deidentification.profile import Options
 from indexer.deidentification.pseudonyms import SECRET_BYTES, Pseudonyms
 from node import logs
+from node.audit_subjects import demand_export
 from node.cli.archive import existing_catalog
 from node.cli.output import console, print_json, print_table, progress_bar
 from node.deidentified import export
@@ -31,6 +32,7 @@ def export_deidentified(
     pseudonyms = Pseudonyms(_secret(secret_file))
     options = Options(keep_patient_characteristics=keep_characteristics)
     with existing_catalog(settings) as catalog, progress_bar() as bar:
+        demand_export(settings, catalog, target, studies)
         outcome = export(
             catalog,
             open_spool(settings, catalog),

@@ -13,6 +13,8 @@ from indexer.catalog.tombstones import Removal
 from indexer.errors import NotFound, Transient
 from indexer.uids import EncoderId
 from node import folder, logs
+from node.audit import AuditTrail
+from node.audit_subjects import at_the_command_line, deletion
 from node.cli.archive import existing_catalog
 from node.cli.output import console, errors, print_json
 from node.forgetting import Eraser
@@ -41,7 +43,9 @@ def forget(
         what = _described(forgetter.would_remove(targets))
         if not yes and not typer.confirm(f"Remove {what} for good?", err=True):
             raise typer.Exit(1)
-        removed = forgetter.forget(targets)
+        trail = AuditTrail(settings.audit, settings.data_dir, settings.dicom.aet)
+        with deletion(trail, catalog.lookup, [at_the_command_line()], targets):
+            removed = forgetter.forget(targets)
         is_complete = _erased(settings, catalog, forgetter)
     if as_json:
         print_json({**asdict(removed), "erased": is_complete})

@@ -16,6 +16,9 @@ from indexer.catalog import Catalog
 from indexer.errors import Refused
 from indexer.uids import EncoderId, StudyInstanceUID
 from node import folder, logs
+from node.audit import AuditTrail
+from node.audit_messages import index_changed
+from node.audit_subjects import at_the_command_line
 from node.cli.archive import existing_catalog
 from node.cli.output import console, errors, print_json, print_table, progress_bar
 from node.describe import status_json
@@ -54,6 +57,10 @@ def reindex(settings: Settings, *, study: str | None, parked: bool, resume: bool
     with existing_catalog(settings) as catalog:
         encoder_id = usable_encoder(settings)
         _demand_same_encoder(settings, encoder_id)
+        trail = AuditTrail(settings.audit, settings.data_dir, settings.dicom.aet)
+        trail.add(
+            index_changed(at_the_command_line(), f"{study or 'the archive'} is embedded again by {encoder_id}")
+        )
         if not resume:
             uid = StudyInstanceUID(study) if study else None
             number = catalog.progress.settle_again(uid, parked_only=parked)

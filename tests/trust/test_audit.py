@@ -18,6 +18,7 @@ from config.model import AuditSettings
 from dicom_scp.server import DicomServer
 from dicom_scp.spool import Spool
 from indexer.catalog import Catalog
+from indexer.errors import Transient
 from node import audit_messages as messages
 from node.audit import AuditTrail
 from node.audit_dicom import DicomWitness
@@ -72,26 +73,31 @@ def test_what_peers_do(tmp_path: Path, send: Factory, tool: Factory, make_series
         witness = DicomWitness(trail, catalog, "PACSIMILE")
         server = DicomServer(settings, catalog, Spool(settings.spool_dir), None, witness.handlers())  # type: ignore[arg-type]
         server.tell_of_kept(witness.kept)
+        server.tell_of_sent(witness.sending)
         server.start()
         send(server.bound_port, series)
+        (study,) = {one.study_instance_uid for one in catalog.lookup.series_info([1]).values()}
+        command = [tool("getscu"), "-S", "-aec", "PACSIMILE", "-od", tmp_path, "-k", f"StudyInstanceUID={study}",
+                   "-k", "QueryRetrieveLevel=STUDY", "127.0.0.1", str(server.bound_port)]  # fmt: skip
+        subprocess.run(command, capture_output=True, check=True, timeout=120)
         for called in ("PACSIMILE", "NOBODY"):
             command = [tool("findscu"), "-S", "-aec", called, "-k", "QueryRetrieveLevel=STUDY", "-k",
                        "PatientName=Zz*", "127.0.0.1", str(server.bound_port)]  # fmt: skip
             subprocess.run(command, capture_output=True, check=False, timeout=120)
         server.stop()
-        (study,) = {one.study_instance_uid for one in catalog.lookup.series_info([1]).values()}
     file = tmp_path / "audit" / "audit.log"
     assert file.parent.stat().st_mode & 0o077 == 0
     documents = [etree.fromstring(line) for line in file.read_bytes().splitlines()]
     for document in documents:
         grammar.assertValid(document)
     events = [one.find("EventIdentification/EventID").get("csd-code") for one in documents]
-    assert events == ["110104", "110112", "110113"]
-    stored, query, _ = documents
-    ids = {one.get("ParticipantObjectID") for one in stored.findall("ParticipantObjectIdentification")}
-    assert study in ids
-    number = stored.find(".//SOPClass").get("NumberOfInstances")
-    assert int(number) == len(list(series.rglob("*.dcm")))
+    assert events == ["110102", "110104", "110102", "110104", "110112", "110113"]
+    _, stored, giving, given, query, _ = documents
+    for one in (stored, giving, given):
+        assert study in {about.get("ParticipantObjectID") for about in one.iter("ParticipantObjectIdentification")}
+        number = one.find(".//SOPClass").get("NumberOfInstances")
+        assert int(number) == len(list(series.rglob("*.dcm")))
+    assert [one.get("UserID") for one in given.iter("ActiveParticipant")] == ["PACSIMILE", "GETSCU"]
     asked = base64.b64decode(query.find(".//ParticipantObjectQuery").text)
     assert b"Zz*" in asked
 
@@ -184,3 +190,34 @@ def test_a_server_that_cannot_be_verified_is_told_nothing(
         wait_for(lambda: "cannot be reached" in caplog.text, 60, "it says so")
         trail.stop(60.0)
     assert server.taken == b""
+
+
+def test_what_cannot_be_taken_down_is_not_given_away(tmp_path: Path) -> None:
+    trail = AuditTrail(settings_of(), tmp_path, "node")
+    (tmp_path / "audit" / "audit.log").mkdir()  # nobody can write there
+    with pytest.raises(Transient, match="Application Activity"):
+        trail.demand(started())
+    trail.add(started())
+
+
+def test_what_is_done_at_the_command_line(
+    tmp_path: Path,
+    pacsimile: Factory,
+    make_series: Factory,
+    grammar: Any,  # noqa: ANN401
+) -> None:
+    on = {"PACSIMILE_AUDIT_TO": "file"}
+    data = tmp_path / "data"
+    place = ("--data-dir", data)
+    done = pacsimile("ingest", make_series(2), "--no-index", *place, variables=on)
+    assert done.status == 0, done.err
+    with Catalog(f"sqlite:///{data / 'catalog.sqlite'}") as catalog:
+        (study,) = {one.study_instance_uid for one in catalog.lookup.series_info([1]).values()}
+    assert pacsimile("backup", tmp_path / "elsewhere", *place, variables=on).status == 0
+    assert pacsimile("forget", study, "--yes", *place, variables=on).status == 0
+    documents = [etree.fromstring(line) for line in (data / "audit" / "audit.log").read_bytes().splitlines()]
+    for document in documents:
+        grammar.assertValid(document)
+    events = [one.find("EventIdentification/EventID").get("csd-code") for one in documents]
+    assert events == ["110106", "110105"]
+    assert study in {one.get("ParticipantObjectID") for one in documents[1].iter("ParticipantObjectIdentification")}
