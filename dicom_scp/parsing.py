@@ -16,7 +16,7 @@ from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 from dicom_scp.structure import is_torn
 from indexer.errors import Refused
 
-_MAX_INFLATED_BYTES = 4 << 30
+_MAX_INFLATED_BYTES = 1 << 30
 FIRST_BULK_TAG = 0x7FE00001
 """Extended Offset Table and after it all kinds of pixel data (PS3.3 C.7.6.3)."""
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydicom import Dataset, config, dcmread
+from pydicom import DataElement, Dataset, config, dcmread
 from pydicom.encaps import encapsulate
 from pydicom.uid import UID, generate_uid
 
@@ -50,7 +50,13 @@ def _huge_j2k() -> bytes:
     return b"\xff\x4f\xff\x51" + struct.pack(">HH", len(size) + 4, 0) + size + b"\xff\x93" + bytes(64) + b"\xff\xd9"
 
 
+def _wrong_vrs(dataset: Dataset) -> None:
+    dataset[0x00280010] = DataElement(0x00280010, "LO", "eight")
+    dataset[0x00200032] = DataElement(0x00200032, "UT", "..\\..\\etc")
+
+
 RLE, JPEG_LS, J2K = "1.2.840.10008.1.2.5", "1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.90"
+JPEG_LOSSLESS, NOISE = "1.2.840.10008.1.2.4.70", bytes(range(256)) * 4
 HOSTILE: dict[str, Callable[[Dataset], None]] = {
     "10^9 frames": _set(NumberOfFrames=10**9),
     "rows and columns that are not there": _set(Rows=65535, Columns=65535),
@@ -60,7 +66,9 @@ HOSTILE: dict[str, Callable[[Dataset], None]] = {
     "deep nesting": _deep,
     "RLE of a gigabyte": _compressed(RLE, struct.pack("<16I", 2, 64, 66, *[0] * 13) + b"\x81\x00" * 4_000_000),
     "RLE segments out of bounds": _compressed(RLE, struct.pack("<16I", 15, *[0xFFFFFFF0] * 15)),
-    "JPEG-LS that is noise": _compressed(JPEG_LS, b"\xff\xd8\xff\xf7" + bytes(range(256)) * 4 + b"\xff\xd9"),
+    "JPEG-LS that is noise": _compressed(JPEG_LS, b"\xff\xd8\xff\xf7" + NOISE + b"\xff\xd9"),
+    "JPEG that is noise": _compressed(JPEG_LOSSLESS, b"\xff\xd8\xff\xc3" + NOISE + b"\xff\xd9"),
+    "values in VRs that are none of theirs": _wrong_vrs,
     "JPEG 2000 of 2^62 pixels": _compressed(J2K, _huge_j2k()),
     "JPEG 2000 cut short": _compressed(J2K, b"\xff\x4f\xff\x51\x00"),
 }
