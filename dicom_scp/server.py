@@ -1,6 +1,7 @@
 """The DICOM face of a node: one port, two called AE titles."""
 
 import logging
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -39,6 +40,8 @@ logger = logging.getLogger(__name__)
 _POLL_S = 0.05
 _TIDY_S = 5.0
 _MAX_NEGOTIATION_S = 30.0
+_SWITCH_INTERVAL_S = 0.0005
+"""A thread whose data have come, or are on the disk, waits no longer than that for one that computes."""
 
 
 class DicomServer:
@@ -160,6 +163,7 @@ class DicomServer:
         Transient
             The port cannot be had.
         """
+        sys.setswitchinterval(_SWITCH_INTERVAL_S)
         _config.LOG_REQUEST_IDENTIFIERS = False
         _config.LOG_RESPONSE_IDENTIFIERS = False
         dicom = self._settings
