@@ -5,11 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 from pydicom import Dataset, dcmread
 
 from config.errors import ConfigError
 from indexer.errors import Damaged
 from indexer.keyring import KEYRING, make_keyring, new_key, read_key, read_keyring, write_keyring
+from indexer.nifti import read_nifti
 from indexer.sealing import SEGMENT_BYTES, SealedFile, SealedFolder, Vault, folder_of, is_sealed, plain_size
 
 SIZES = (0, 1, SEGMENT_BYTES - 1, SEGMENT_BYTES, SEGMENT_BYTES + 1, 2 * SEGMENT_BYTES, 3 * SEGMENT_BYTES + 17)
@@ -180,3 +182,11 @@ def test_a_damaged_keyring_is_said(tmp_path: Path) -> None:
         (tmp_path / KEYRING).write_text(text)
         with pytest.raises(Damaged):
             read_keyring(tmp_path)
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_a_sealed_nifti_file_is_read(vault: Vault, tmp_path: Path, suffix: str) -> None:
+    plain = tmp_path / f"plain{suffix}"
+    sitk.WriteImage(sitk.GetImageFromArray(np.arange(4096, dtype=np.float32).reshape(16, 16, 16)), str(plain))
+    file = sealed(vault, tmp_path / f"sealed{suffix}", plain.read_bytes())
+    assert np.array_equal(read_nifti(file, "CT").voxels, read_nifti(plain, "CT").voxels)

@@ -1,10 +1,8 @@
 """With a key configured nothing of images and embeddings is on the disk in plain, and all works as without."""
 
-import json
 import signal
 import threading
 import time
-import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import requests
 from pydicom import dcmread
 
 from config.errors import ConfigError
@@ -87,20 +86,20 @@ def sent_as(data: Path, name: str) -> list[Path]:
     return sorted((data / name).glob("*.dcm"))
 
 
-def ask_about(port: int, file: Path) -> dict[str, Any]:
-    """Send a file along with a question; the job when it has ended."""
-    address = f"http://127.0.0.1:{port}"
-    request = urllib.request.Request(f"{address}/similar", file.read_bytes(), {"Content-Type": "application/dicom"})
-    with urllib.request.urlopen(request, timeout=60) as answer:
-        job = json.load(answer)
-    deadline = time.monotonic() + 120
+def ask_about(node: Any, files: Iterable[Path], traces: set[bytes]) -> dict[str, Any]:  # noqa: ANN401
+    """Send files along with a question; the job when it has ended. Meanwhile there is no trace of them."""
+    address = f"http://127.0.0.1:{node.ports['http']}"
+    sent = [("files", (file.name, file.read_bytes(), "application/dicom")) for file in files]
+    job = requests.post(f"{address}/similar", files=sent, timeout=60).json()
+    deadline = time.monotonic() + 240
     while job["state"] not in {"DONE", "FAILED"} and time.monotonic() < deadline:
-        time.sleep(0.1)
-        with urllib.request.urlopen(f"{address}/jobs/{job['id']}", timeout=60) as answer:
-            job = json.load(answer)
+        demand_no_trace(node.data_dir, traces)
+        time.sleep(0.2)
+        job = requests.get(f"{address}/jobs/{job['id']}", timeout=60).json()
     return dict(job)
 
 
+@pytest.mark.slow
 def test_the_whole_way(
     shared_dicom: Path,
     start_node: Factory,
@@ -128,14 +127,12 @@ def test_the_whole_way(
     file = files[len(files) // 2]
     header = dcmread(file, stop_before_pixels=True)
     path = f"{header.StudyInstanceUID}/series/{header.SeriesInstanceUID}/instances/{header.SOPInstanceUID}"
-    request = urllib.request.Request(
-        f"http://127.0.0.1:{node.ports['http']}/dicomweb/studies/{path}",
-        headers={"Accept": "application/dicom; transfer-syntax=*"},
-    )
-    with urllib.request.urlopen(request, timeout=60) as answer:
-        assert split_file(answer.read()) == split_file(file.read_bytes())
+    address, accept = f"http://127.0.0.1:{node.ports['http']}", "application/dicom; transfer-syntax=*"
+    answer = requests.get(f"{address}/dicomweb/studies/{path}", headers={"Accept": accept}, timeout=60)
+    assert split_file(answer.content) == split_file(file.read_bytes())
     assert node.get(f"/studies/{header.StudyInstanceUID}/similar")["encoder_id"]
-    assert ask_about(node.ports["http"], file)["problem"] is not None  # one slice is no volume: it was read, though
+    job = ask_about(node, sent_as(shared_dicom, FIRST), traces)
+    assert (job["state"], job["problem"]) == ("DONE", None)
     traces |= traces_of_embeddings(settings)
     demand_no_trace(data, traces)
     assert node.stop() == 0
@@ -163,7 +160,7 @@ def look_after(settings: Settings, other_key: Path, traces: set[bytes], tmp_path
     assert findings(settings) == []
     stored = sorted(settings.spool_dir.rglob("*.dcm"))
     whole = stored[0].read_bytes()
-    for place in (3, 20, 40, len(whole) - 1):
+    for place in (3, len(whole) - 1):
         stored[0].write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
         assert findings(settings) == [(Fault.DAMAGED, str(stored[0].relative_to(settings.spool_dir)))]
     stored[0].write_bytes(whole)
