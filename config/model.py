@@ -233,9 +233,20 @@ class AuditSettings(Section):
 
 
 class LogSettings(Section):
-    """What the node says of itself."""
+    """What the node says of itself, and where.
+
+    Attributes
+    ----------
+    file_mib, files, days : int
+        A file is closed at this size and at midnight, UTC; so many closed ones are kept, each so long.
+    """
 
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR"]
+    to: Literal["stderr", "file"]
+    format: Literal["text", "json"]
+    file_mib: PositiveInt
+    files: PositiveInt
+    days: PositiveInt
 
 
 class Settings(Section):

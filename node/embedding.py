@@ -34,7 +34,7 @@ def main() -> int:
     end_with_parent()
     answers = claim_stdout()
     task = Task.model_validate_json(sys.stdin.buffer.readline())
-    logs.configure(task.settings.log.level, "embedding")
+    logs.configure(task.settings, "embedding")
     limit_memory(task.settings.indexing.memory_limit_mib)
     indexing = task.settings.indexing
 

@@ -49,7 +49,7 @@ def main() -> int:
     if not line:
         return 0
     settings = Settings.model_validate_json(line)
-    logs.configure(settings.log.level, "worker")
+    logs.configure(settings, "worker")
     limit_memory(settings.indexing.memory_limit_mib)
     try:
         with open_catalog(settings) as catalog:

@@ -1,14 +1,16 @@
 """`pacsimile serve`."""
 
 from config.model import Settings
-from node import logs
+from node import folder, logs
 from node.cli.output import errors
 from node.service import Node
 
 
 def run(settings: Settings) -> None:
     """Serve until stopped; says in a few lines how to send and how to ask."""
-    logs.configure(settings.log.level)
+    if settings.log.to == "file":
+        folder.prepare(settings.data_dir)
+    logs.configure(settings)
     Node(settings).run(_say_how)
 
 
