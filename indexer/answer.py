@@ -61,6 +61,8 @@ class ChunkMatch:
         Extent of either chunk along the patient's z axis, LPS mm.
     similarity : float
         0 to 1.
+    query_level, found_level : str
+        What people call the place along the body ("upper abdomen"), as estimated; empty where it is not known.
     """
 
     query_series_instance_uid: SeriesInstanceUID
@@ -69,6 +71,8 @@ class ChunkMatch:
     found_slices: tuple[SliceRef, ...]
     found_z_mm: tuple[float, float]
     similarity: float
+    query_level: str = ""
+    found_level: str = ""
 
 
 @dataclass(frozen=True)

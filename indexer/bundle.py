@@ -229,6 +229,12 @@ class Regions(_Table):
     file: Annotated[str, StringConstraints(min_length=1)]
 
 
+class Levels(_Table):
+    """How the place along the body is found, in CT: a file beside the bundle."""
+
+    file: Annotated[str, StringConstraints(min_length=1)]
+
+
 class Bundle(_Table):
     """An encoder, described completely.
 
@@ -245,6 +251,7 @@ class Bundle(_Table):
     pooling: Pooling
     projection: Projection
     regions: Regions | None = None
+    levels: Levels | None = None
     modalities: dict[Literal["CT", "MR"], "Bundle"] = Field(default={}, exclude=True)
     folder: Path = Field(exclude=True)
 
@@ -259,6 +266,8 @@ class Bundle(_Table):
             digest.update(self.projection_file().read_bytes())
         if self.regions:
             digest.update(self.region_file().read_bytes())
+        if self.levels:
+            digest.update(self.level_file().read_bytes())
         for modality, other in sorted(self.modalities.items()):
             digest.update(f"{modality}: {other.encoder_id}".encode())
         return EncoderId(f"{self.name}-{digest.hexdigest()[:16]}")
@@ -288,6 +297,21 @@ class Bundle(_Table):
         if not path.is_file():
             raise ConfigError(
                 [f"bundle {self.name}: no regions at {path}; fit them with `pacsimile fit --findings`"]
+            )
+        return path
+
+    def level_file(self) -> Path:
+        """File of what places along the body look like.
+
+        Raises
+        ------
+        ConfigError
+            The bundle names none, or it is missing.
+        """
+        path = self.folder / (self.levels.file if self.levels else "")
+        if not path.is_file():
+            raise ConfigError(
+                [f"bundle {self.name}: no levels at {path}; fit them with `pacsimile fit --landmarks`"]
             )
         return path
 

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, Self, cast
 
@@ -13,15 +13,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from indexer import projection, regions
+from indexer import levels, projection, regions
 from indexer.body import body_mask
 from indexer.bundle import Bundle, InputSpec
 from indexer.catalog.embeddings import GLOBAL, EmbeddedChunk
 from indexer.chunks import Lattice, Slab, slabs
 from indexer.compartments import around, compartments
 from indexer.errors import Parked
+from indexer.feature_map import FeatureMap
+from indexer.levels import LevelFinder, column_of
 from indexer.network import FeatureNetwork, load_network
-from indexer.regions import LEAST_CELLS, LEAST_SHARE, Region
+from indexer.regions import LEAST_CELLS, Region
 from indexer.resample import PatientGrid, resample
 from indexer.uids import EncoderId
 from indexer.volume import Volume
@@ -41,54 +43,6 @@ class Encoded:
 
     chunks: tuple[EmbeddedChunk, ...]
     seconds: dict[str, float]
-
-
-@dataclass(frozen=True, eq=False)
-class FeatureMap:
-    """What the network makes of a volume.
-
-    Attributes
-    ----------
-    features : (C, z, x, y) float32
-        Over the body's bounding box in-plane, over the whole extent in z.
-    finer : (F, z, x, y) float32
-        Of a finer layer, brought to the same places; F may be 0.
-    weights : (z, x, y) float32
-        Share of body in each feature's surroundings.
-    grid, body : PatientGrid and (Z, X, Y) bool
-        The volume as the network saw it, and where in it the patient is.
-    lattice : Lattice
-        Where the features lie in the grid.
-    """
-
-    features: Tensor
-    finer: Tensor
-    weights: NDArray[np.float32]
-    grid: PatientGrid
-    body: NDArray[np.bool_]
-    lattice: Lattice
-    seconds: dict[str, float]
-
-    @property
-    def cell_mm(self) -> float:
-        """From one feature to the next along z."""
-        return float(self.lattice.stride[0] * self.grid.spacing_mm[0])
-
-    def pooled(self, cells: Sequence[slice]) -> NDArray[np.float32]:
-        """Mean and deviation over the body within each of N windows along z: (N, 2 C)."""
-        return np.stack([pool(self.features[:, one], self.weights[one]) for one in cells])
-
-    def cells(self, window: slice, share: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Both layers' features in a compartment's cells within a window along z: (n, C + F) and shares (n,).
-
-        Parameters
-        ----------
-        share : (z, x, y) float32
-            Of the compartment in each feature's surroundings.
-        """
-        seen = share[window] > LEAST_SHARE
-        both = torch.cat([self.features[:, window], self.finer[:, window]])
-        return both[:, torch.from_numpy(seen)].T.numpy(), share[window][seen]
 
 
 class Encoder(Protocol):
@@ -153,6 +107,7 @@ class MonaiEncoder:
         )
         self._projections = _projections(bundle, 2 * network.channels)
         self._regions = _regions(bundle, network.channels + network.finer_channels)
+        self._levels = _levels(bundle, 2 * network.channels, self._projections)
         log.info("encoder %s on %s in %s", self.encoder_id, self._device, self._dtype)
 
     def encode(self, volume: Volume, ordinal: int = 0) -> Encoded:
@@ -174,6 +129,8 @@ class MonaiEncoder:
             step_mm=self.bundle.pooling.step_mm,
         )
         vectors = project(seen.pooled([cut.cells for cut in cuts]))
+        if (finder := self._levels.get(volume.modality)) is not None:
+            vectors = finder.placed(vectors, column_of(seen), heights_mm(cuts, seen.grid))
         parts = self._regional(seen, cuts)
         chunks = tuple(
             EmbeddedChunk(ordinal, position, cut.box_lps_mm, cut.slices, {GLOBAL: vector, **regional})
@@ -280,16 +237,6 @@ def body_fraction(body: NDArray[np.bool_], lattice: Lattice, shape: tuple[int, .
     return np.asarray(share[0, 0].numpy())
 
 
-def pool(features: Tensor, weights: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Weighted mean and standard deviation (2 C,) of features (C, z, x, y); without any weight, all count alike."""
-    flat = features.reshape(features.shape[0], -1).numpy().astype(np.float64)
-    weight = weights.ravel().astype(np.float64)
-    weight = weight / weight.sum() if weight.sum() > 0 else np.full(weight.size, 1 / weight.size)
-    mean = flat @ weight
-    variance = np.maximum((flat**2) @ weight - mean**2, 0.0)
-    return np.concatenate([mean, np.sqrt(variance)]).astype(np.float32)
-
-
 def _device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -306,6 +253,21 @@ def _projections(bundle: Bundle, features: int) -> dict[str, projection.Projecti
 def _regions(bundle: Bundle, features: int) -> dict[str, Region]:
     """Region of each kind that the bundle embeds."""
     return regions.load(bundle.region_file(), features) if bundle.regions else {}
+
+
+def _levels(
+    bundle: Bundle, features: int, projections: Mapping[str, projection.Projection]
+) -> dict[str, LevelFinder]:
+    """What finds places along the body, of the modality whose series the atlas is made of."""
+    if bundle.levels is None:
+        return {}
+    return {"CT": LevelFinder(levels.load(bundle.level_file(), features), projections["CT"])}
+
+
+def heights_mm(cuts: Sequence[Slab], grid: PatientGrid) -> NDArray[np.float64]:
+    """Middles of slabs (N,), above the lower edge of the grid."""
+    bottom = float(grid.origin_lps_mm[2] - grid.spacing_mm[0] / 2)
+    return np.array([(cut.box_lps_mm[2] + cut.box_lps_mm[5]) / 2 - bottom for cut in cuts])
 
 
 def _prepared(

@@ -13,8 +13,9 @@ from indexer import projection
 from indexer.acquisitions import other_acquisitions
 from indexer.bundle import EMBEDDING_DIM, Bundle
 from indexer.chunks import windows
-from indexer.encoder import FeatureMap, MonaiEncoder
+from indexer.encoder import MonaiEncoder
 from indexer.errors import Parked
+from indexer.feature_map import FeatureMap
 from indexer.volume import Volume, load_volume, plan_series
 
 log = logging.getLogger(__name__)
@@ -97,7 +98,7 @@ def fit(bundle: Bundle, volumes: Iterable[tuple[str, Volume]], out: Path) -> dic
         There are fewer than `MIN_WINDOWS` windows of a modality; nothing is written.
     """
     anything = bundle.projection.model_copy(update={"file": "", "seed": 0})
-    drawn = bundle.model_copy(update={"projection": anything, "modalities": {}})
+    drawn = bundle.model_copy(update={"projection": anything, "modalities": {}, "levels": None})
     encoder = MonaiEncoder(drawn)
     found: dict[str, list[ReferenceFeatures]] = {}
     for _, volume in volumes:

@@ -12,6 +12,7 @@ from indexer.answer import Completeness, Relation, StudyHit
 from indexer.calibration import UNCALIBRATED, Calibration, Scale, Scales, Uncalibrated
 from indexer.catalog.embeddings import EmbeddingSequence
 from indexer.catalog.lookup import SeriesInfo
+from indexer.places import looks_of
 
 DUPLICATE_COSINE = 0.97
 """From this mean cosine on, two series show nearly the same images."""
@@ -137,8 +138,8 @@ def shows_nearly_the_same(query: EmbeddingSequence, found: EmbeddingSequence, al
 
 
 def _mean_cosine(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
-    """Of unit vectors (N, D), row by row."""
-    return float((one * other).sum(axis=1).mean())
+    """Of unit vectors (N, D), row by row, whatever they say of places: those agree between patients."""
+    return float((looks_of(one) * looks_of(other)).sum(axis=1).mean())
 
 
 def best_of_series(scored: Sequence[Scored]) -> list[Scored]:

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Protocol, Self
 
@@ -21,6 +21,7 @@ from indexer.errors import NotFound, Parked, Transient
 from indexer.judging import Judge, Query, Scored, best_of_series, ranked
 from indexer.outside import OutsideSeries, outside_query
 from indexer.own_order import own_newest_first
+from indexer.places import level_of
 from indexer.recalibration import Recalibration
 from indexer.remembered import Remembered
 from indexer.uids import EncoderId
@@ -204,7 +205,7 @@ class Search:
         shown = {hit.study_pk: best_of_series(scored[hit.study_pk]) for hit in hits}
         up_to_date = embeddings.revisions([one.info.series_pk for of in shown.values() for one in of], encoder_id)
         pairs = [pair for of in shown.values() for one in of for pair in _shown_pairs(judge.query, one)]
-        keys = {pk for asked, there, _ in pairs for pk in (asked, there)} - own_chunks.keys()
+        keys = {pk for pair in pairs for pk in (pair.asked, pair.there)} - own_chunks.keys()
         chunks = {**embeddings.chunks_by_pk(sorted(keys)), **own_chunks}
         return tuple(_explain(hit, judge, shown[hit.study_pk], chunks, up_to_date) for hit in hits)
 
@@ -275,19 +276,37 @@ def _explain(
     return replace(hit, series=series, completeness=Completeness.COMPLETE if complete else Completeness.PROVISIONAL)
 
 
-def _shown_pairs(query: Query, one: Scored) -> list[tuple[int, int, float]]:
-    """Keys of the query's chunk and of the found one, and their cosine, for the best pairs, best first."""
-    own = query.series[one.query_series][1].chunk_pks
-    order = np.argsort(-one.alignment.cosines, kind="stable")[:SHOWN_MATCHES].tolist()
-    aligned = one.alignment
-    return [(own[i], one.sequence.chunk_pks[aligned.pairs[i]], float(aligned.cosines[i])) for i in order]
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    """A chunk of the query and the one it was found in: their keys and levels."""
+
+    asked: int
+    there: int
+    cosine: float
+    levels: tuple[str, str]
+
+
+def _shown_pairs(query: Query, one: Scored) -> list[_Pair]:
+    """The best pairs of chunks, best first."""
+    own, found, aligned = query.series[one.query_series][1], one.sequence, one.alignment
+    order = np.argsort(-aligned.cosines, kind="stable")[:SHOWN_MATCHES].tolist()
+    pairs = [(i, int(aligned.pairs[i])) for i in order]
+    return [
+        _Pair(
+            own.chunk_pks[i],
+            found.chunk_pks[k],
+            float(aligned.cosines[i]),
+            (level_of(own.vectors[i]), level_of(found.vectors[k])),
+        )
+        for i, k in pairs
+    ]
 
 
 def _matches(judge: Judge, one: Scored, chunks: Mapping[int, StoredChunk]) -> tuple[ChunkMatch, ...]:
     query, scale = judge.query, judge.of_modality(one.query_series).chunk
     found = []
-    for asked_pk, there_pk, cosine in _shown_pairs(query, one):
-        asked, there = chunks.get(asked_pk), chunks.get(there_pk)
+    for pair in _shown_pairs(query, one):
+        asked, there = chunks.get(pair.asked), chunks.get(pair.there)
         if asked is not None and there is not None:  # neither was replaced meanwhile
             found.append(
                 ChunkMatch(
@@ -296,7 +315,9 @@ def _matches(judge: Judge, one: Scored, chunks: Mapping[int, StoredChunk]) -> tu
                     query_z_mm=(asked.box_lps_mm[2], asked.box_lps_mm[5]),
                     found_slices=there.slices,
                     found_z_mm=(there.box_lps_mm[2], there.box_lps_mm[5]),
-                    similarity=scale.similarity(scale.standing(cosine)),
+                    similarity=scale.similarity(scale.standing(pair.cosine)),
+                    query_level=pair.levels[0],
+                    found_level=pair.levels[1],
                 )
             )
     return tuple(found)

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from indexer.body import Mask
 from indexer.compartments import Kind, around, compartments
-from indexer.encoder import FeatureMap, MonaiEncoder, body_fraction, pool
+from indexer.encoder import MonaiEncoder, body_fraction
+from indexer.feature_map import FeatureMap, pool
 from indexer.insertion.findings import CLEAN, Finding, of_compartment
 from indexer.insertion.insert import insert
 from indexer.insertion.scene import NoPlace, Scanner, scanner_of

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -9,13 +10,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from indexer import levels
 from indexer.bundle import Bundle, Weights
 from indexer.chunks import Lattice, slabs
-from indexer.encoder import FeatureMap, MonaiEncoder, pool
+from indexer.encoder import MonaiEncoder, heights_mm
 from indexer.errors import Parked
 from indexer.evaluate.items import SpanMm
 from indexer.evaluate.similarity import Rows
+from indexer.feature_map import FeatureMap, pool
 from indexer.fit import ReferenceFeatures, reference_features
+from indexer.levels import Atlas, Column, column_of
 from indexer.network import ResNetFeatures, load_network
 from indexer.projection import Projection
 from indexer.resample import PatientGrid
@@ -24,6 +28,24 @@ from indexer.volume import Volume
 LAST_LAYER = "layer4"
 _BINS = 64
 _THUMBNAIL = (16, 16, 16)
+
+
+@dataclass(frozen=True, eq=False)
+class Pooled:
+    """Pooled features of one volume's chunks or slab, and what tells where along the body they lie.
+
+    Attributes
+    ----------
+    rows : (n, 2 C) float32
+    heights_mm : (n,) float64
+        Of their middles, above the lower edge of the grid.
+    column : Column or None
+        Of the volume; None where its bundle has no atlas.
+    """
+
+    rows: Rows
+    heights_mm: NDArray[np.float64]
+    column: Column | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,8 +70,8 @@ class Seen:
         """Where the features lie in the grid."""
         return self.map.lattice
 
-    def of_chunks(self) -> Rows:
-        """Pool the features of every chunk that the node would make: (n, 2 C)."""
+    def of_chunks(self) -> Pooled:
+        """Pool the features of every chunk that the node would make."""
         cuts = slabs(
             self.volume,
             self.map.grid,
@@ -59,10 +81,10 @@ class Seen:
             chunk_mm=self.bundle.pooling.chunk_mm,
             step_mm=self.bundle.pooling.step_mm,
         )
-        return self.map.pooled([cut.cells for cut in cuts])
+        return Pooled(self.map.pooled([cut.cells for cut in cuts]), heights_mm(cuts, self.map.grid), self._column)
 
-    def of_slab(self, span_mm: SpanMm) -> Rows:
-        """Pool over the body within a slab, features at its ends by their share in it: (1, 2 C).
+    def of_slab(self, span_mm: SpanMm) -> Pooled:
+        """Pool over the body within a slab, features at its ends by their share in it.
 
         Parameters
         ----------
@@ -73,7 +95,12 @@ class Seen:
         weights = self.map.weights * share[:, None, None]
         if not weights.any():  # no body there: all of the slab, and not of the volume
             weights = np.broadcast_to(share[:, None, None], self.map.weights.shape)
-        return pool(self.map.features, weights)[None]
+        return Pooled(pool(self.map.features, weights)[None], np.array([sum(span_mm) / 2]), self._column)
+
+    @cached_property
+    def _column(self) -> Column | None:
+        has_atlas = self.bundle.levels is not None and self.volume.modality == "CT"
+        return column_of(self.map) if has_atlas else None
 
 
 class Eye(MonaiEncoder):
@@ -83,6 +110,11 @@ class Eye(MonaiEncoder):
     def projections(self) -> Mapping[str, Projection]:
         """What the bundle projects with: modality to projection; under "" one for all."""
         return self._projections | {modality: one.projections[modality] for modality, one in self._others.items()}
+
+    @property
+    def atlas(self) -> Atlas | None:
+        """What the bundle finds places along the body with."""
+        return levels.load(self.bundle.level_file(), 2 * self._channels) if self.bundle.levels else None
 
     def see(self, volume: Volume) -> Seen:
         """Run the network over a volume, once.
@@ -130,7 +162,7 @@ class LastLayer:
 
     def __init__(self, bundle: Bundle, device: str, threads: int) -> None:
         self._others = {m: LastLayer(other, device, threads) for m, other in bundle.modalities.items()}
-        bundle = bundle.model_copy(update={"modalities": {}})
+        bundle = bundle.model_copy(update={"modalities": {}, "levels": None})
         deeper = bundle.model_copy(update={"pooling": bundle.pooling.model_copy(update={"layer": LAST_LAYER})})
         network = load_network(deeper)
         self._lattice = network.lattice
@@ -167,7 +199,8 @@ class LastLayer:
 def untrained(bundle: Bundle, seed: int) -> Bundle:
     """The same encoder with random weights."""
     others = {modality: untrained(other, seed) for modality, other in bundle.modalities.items()}
-    return bundle.model_copy(update={"weights": Weights(source="random", seed=seed), "modalities": others})
+    drawn = Weights(source="random", seed=seed)
+    return bundle.model_copy(update={"weights": drawn, "modalities": others, "levels": None})
 
 
 def histogram(seen: Seen, window: tuple[float, float], span_mm: SpanMm | None) -> Rows:

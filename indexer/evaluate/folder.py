@@ -22,19 +22,33 @@ from indexer.evaluate.collection import (
     Plan,
     Way,
 )
-from indexer.evaluate.describe import Eye, LastLayer, Seen, histogram, overlap_mm, thumbnail, untrained, window_of
+from indexer.evaluate.describe import (
+    Eye,
+    LastLayer,
+    Pooled,
+    Seen,
+    histogram,
+    overlap_mm,
+    thumbnail,
+    untrained,
+    window_of,
+)
 from indexer.evaluate.items import Item, SpanMm, Subject, Wanted, item_of, match, span_of, subject_of
 from indexer.evaluate.labels import LabelTable
 from indexer.evaluate.pictures import Picture, pictures
-from indexer.evaluate.refit import Projections, Reference, Refit, embed, same_fit, unit
+from indexer.evaluate.refit import PooledEvidence, Projections, Reference, Refit, embed, same_fit, unit
 from indexer.evaluate.similarity import Evidence, Rows, leaving_out, similarities_of
 from indexer.headers import quiet, read_dataset, text
+from indexer.levels import Atlas
+from indexer.uids import SeriesInstanceUID
 from indexer.volume import SeriesPlan, load_volume, plan_series
 
 LEFT_OUT = "leave-one-patient-out"
 
 Described = dict[str, list[list[Rows]]]
-"""Method to, for each wanted span, the rows of each volume that shows it."""
+"""Method without a network to, for each wanted span, the rows of each volume that shows it."""
+Looked = dict[str, list[list[Pooled]]]
+"""Network to, for each wanted span, the pooled features of each volume that shows it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +59,7 @@ class _Series:
     ----------
     spans : tuple
         What was wanted of it; None is all.
-    described : Described
+    described, pooled : Described, Looked
         Lists in the order of `spans`.
     references : dict of str to list of Reference
         Network to what its projection may be fitted to.
@@ -55,6 +69,7 @@ class _Series:
 
     spans: tuple[SpanMm | None, ...]
     described: Described
+    pooled: Looked
     references: dict[str, list[Reference]]
     pictures: tuple[tuple[Picture, ...], ...]
 
@@ -137,7 +152,8 @@ class _Workbench:
         plan = plan_series(paths)
         extents = _extents_mm(plan)
         bottom = min(low for low, _ in extents)
-        described: Described = {key: [[] for _ in spans] for key in (*self._eyes, *self._plan.baselines)}
+        described: Described = {key: [[] for _ in spans] for key in self._plan.baselines if key not in self._eyes}
+        pooled: Looked = {key: [[] for _ in spans] for key in self._eyes}
         references: dict[str, list[Reference]] = {key: [] for key in self._eyes}
         shown: list[tuple[Picture, ...]] = [() for _ in spans]
         failures: list[str] = []
@@ -147,7 +163,8 @@ class _Workbench:
             try:
                 volume = load_volume(stack)
                 seen = {key: eye.see(volume) for key, eye in self._eyes.items()}
-                found = self._rows(seen, local)
+                looked = {key: [_pooled(one, span) for span in local] for key, one in seen.items()}
+                found = self._rows(seen[ENCODER], local)
             except Parked as reason:
                 failures.append(str(reason))
                 continue
@@ -156,18 +173,18 @@ class _Workbench:
             for key, of_spans in found.items():
                 for row, vector in zip(rows, of_spans, strict=True):
                     described[key][row].append(vector)
+            for key, features in looked.items():
+                for row, one_span in zip(rows, features, strict=True):
+                    pooled[key][row].append(one_span)
             for row, span in zip(rows, local, strict=True):
                 shown[row] = shown[row] or pictures(seen[ENCODER].map.grid, span)
-        if not any(described[ENCODER]):
+        if not any(pooled[ENCODER]):
             raise Parked("; ".join(dict.fromkeys(failures)) or "the series holds no volume")
-        return _Series(spans, described, references, tuple(shown))
+        return _Series(spans, described, pooled, references, tuple(shown))
 
-    def _rows(self, seen: dict[str, Seen], spans: Sequence[SpanMm | None]) -> dict[str, list[Rows]]:
+    def _rows(self, trained: Seen, spans: Sequence[SpanMm | None]) -> dict[str, list[Rows]]:
         """Rows of one volume: method to one matrix a span."""
         found: dict[str, list[Rows]] = {}
-        for key, one in seen.items():
-            found[key] = [one.of_chunks() if span is None else one.of_slab(span) for span in spans]
-        trained = seen[ENCODER]
         window = window_of(trained)
         if HISTOGRAM in self._plan.baselines:
             found[HISTOGRAM] = [histogram(trained, window, span) for span in spans]
@@ -228,7 +245,7 @@ class _Assembly:
         found = []
         for index in one.subjects:
             series = self._embedded.get(index)
-            if series is not None and series.described[ENCODER][series.spans.index(span)]:
+            if series is not None and series.pooled[ENCODER][series.spans.index(span)]:
                 found.append((index, series, series.spans.index(span)))
         return found
 
@@ -238,21 +255,26 @@ class _Assembly:
         def evidence(key: str) -> list[Evidence]:
             return [tuple(tuple(series.described[key][row]) for series, row in of_item) for of_item in places]
 
-        trained = evidence(ENCODER)
+        def looked(key: str) -> list[PooledEvidence]:
+            return [tuple(tuple(series.pooled[key][row]) for series, row in of_item) for of_item in places]
+
+        trained, atlas = looked(ENCODER), self._encoder.atlas
         projections = self._encoder.projections
         origin = self._origin(projections)
-        ways = [Way(ENCODER, f"{self._bundle.name} as shipped", origin, _ranked(items, trained, projections))]
+        ways = [
+            Way(ENCODER, f"{self._bundle.name} as shipped", origin, _ranked(items, trained, projections, atlas))
+        ]
         fitted = bool(self._bundle.projection.file)
         refit = self._refits_for(items)
         if refit:
-            ways.append(self._left_out(ENCODER, self._bundle.name, items, trained))
+            ways.append(self._left_out(ENCODER, self._bundle.name, items, trained, atlas))
         if RANDOM_WEIGHTS in self._plan.baselines:
-            rows = evidence(RANDOM_WEIGHTS)
+            rows = looked(RANDOM_WEIGHTS)
             own = self._refits[RANDOM_WEIGHTS].whole() if fitted else projections
             how = "projection fitted to the evaluated series" if fitted else origin
-            ways.append(Way(RANDOM_WEIGHTS, "random weights", how, _ranked(items, rows, own)))
+            ways.append(Way(RANDOM_WEIGHTS, "random weights", how, _ranked(items, rows, own, None)))
             if refit:
-                ways.append(self._left_out(RANDOM_WEIGHTS, "random weights", items, rows))
+                ways.append(self._left_out(RANDOM_WEIGHTS, "random weights", items, rows, None))
         titles = {LAST_LAYER: "last layer, averaged", HISTOGRAM: "intensity histogram", THUMBNAIL: "3-D thumbnail"}
         for key, title in titles.items():
             if key in self._plan.baselines:
@@ -280,17 +302,21 @@ class _Assembly:
         wanted = self._plan.cross_validate
         return not mixed and (bool(self._bundle.projection.file) if wanted is None else wanted)
 
-    def _left_out(self, key: str, title: str, items: Sequence[Item], rows: Sequence[Evidence]) -> Way:
+    def _left_out(
+        self, key: str, title: str, items: Sequence[Item], rows: Sequence[PooledEvidence], atlas: Atlas | None
+    ) -> Way:
         refit = self._refits[key]
         patients = [item.patient for item in items]
         count = len(set(patients))
         how = LEFT_OUT if count <= self._plan.folds else f"patients left out in {self._plan.folds} groups"
 
         def without(left_out: frozenset[str]) -> list[Evidence]:
-            return embed(items, rows, refit.without(left_out))
+            known = atlas.without(series_of(self._subjects, left_out)) if atlas is not None else None
+            return embed(items, rows, refit.without(left_out), known)
 
         answers = leaving_out(patients, without, self._plan.folds)
         fit = "projection refitted to the evaluated series without the query's patient"
+        fit += ", who is left out of the atlas of levels" if atlas is not None else ""
         return Way(f"{key}, {LEFT_OUT}", f"{title}, {how}", fit, answers)
 
     def _origin(self, projections: Projections) -> str:
@@ -375,10 +401,19 @@ def _local(span: SpanMm | None, extent: SpanMm, bottom: float) -> SpanMm | None:
     return None if span is None else (span[0] + bottom - extent[0], span[1] + bottom - extent[0])
 
 
+def series_of(subjects: Sequence[Subject], patients: frozenset[str]) -> list[SeriesInstanceUID]:
+    """Series of some patients."""
+    return [SeriesInstanceUID(one.series_instance_uid) for one in subjects if one.patient in patients]
+
+
+def _pooled(seen: Seen, span: SpanMm | None) -> Pooled:
+    return seen.of_chunks() if span is None else seen.of_slab(span)
+
+
 def _ranked(
-    items: Sequence[Item], rows: Sequence[Evidence], projections: Projections
+    items: Sequence[Item], rows: Sequence[PooledEvidence], projections: Projections, atlas: Atlas | None
 ) -> Callable[[int], np.typing.NDArray[np.float64]]:
-    return similarities_of(embed(items, rows, projections))
+    return similarities_of(embed(items, rows, projections, atlas))
 
 
 def _showing(shown: tuple[Picture, ...]) -> Callable[[], tuple[Picture, ...]]:

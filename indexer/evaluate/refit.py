@@ -7,13 +7,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from indexer import projection
+from indexer.evaluate.describe import Pooled
 from indexer.evaluate.items import Item
 from indexer.evaluate.similarity import Evidence, Rows
 from indexer.fit import MOST_ROWS, SEEDS, ReferenceFeatures, fit_projection, joined
+from indexer.levels import Atlas, LevelFinder
 
 _SAME_FIT = 0.02
 """Two fits to the same series differ by rounding: less than this share of the features' spread."""
 
+PooledEvidence = tuple[tuple[Pooled, ...], ...]
+"""What a network's features say of an item: its series, of each its volumes."""
 Projections = Mapping[str, projection.Projection]
 """Modality to projection; under "" one for all."""
 
@@ -77,11 +81,21 @@ def same_fit(first: Projections, second: Projections) -> bool:
     return bool(shared) and all(agree(modality) for modality in shared)
 
 
-def embed(items: Sequence[Item], features: Sequence[Evidence], projections: Projections) -> list[Evidence]:
-    """Project the features of every item's series by their modality: unit vectors."""
+def embed(
+    items: Sequence[Item], features: Sequence[PooledEvidence], projections: Projections, atlas: Atlas | None
+) -> list[Evidence]:
+    """Project the features of every item's series by their modality, and place them on an atlas: unit vectors."""
+    finder = LevelFinder(atlas, _of_modality(projections, "CT")) if atlas is not None else None
+
+    def vectors(modality: str, one: Pooled) -> Rows:
+        projected = _of_modality(projections, modality)(one.rows)
+        if finder is None or one.column is None:
+            return projected
+        return finder.placed(projected, one.column, one.heights_mm)
+
     return [
         tuple(
-            tuple(_of_modality(projections, modality)(rows) for rows in volumes)
+            tuple(vectors(modality, one) for one in volumes)
             for modality, volumes in zip(item.modalities, evidence, strict=True)
         )
         for item, evidence in zip(items, features, strict=True)

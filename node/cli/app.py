@@ -313,16 +313,44 @@ def fit(
             show_default=False,
         ),
     ] = None,
+    landmarks: Annotated[
+        Path | None,
+        typer.Option(help="Fit instead how places along the body are found, on this table.", show_default=False),
+    ] = None,
 ) -> None:
     """Fit a bundle's projection (feature statistics and directions) to a reference archive; no labels needed."""
+    from node.cli.levels import fit_levels
     from node.cli.quality import compartments_named, fit_findings
     from node.cli.quality import fit as run
 
     settings = settings_from(None, bundle=bundle)
+    if landmarks is not None:
+        if findings or len(folders) != 1:
+            raise typer.BadParameter("--landmarks goes with one folder, and without --findings")
+        fit_levels(settings, folders[0], landmarks, out)
+        return
     if findings:
         fit_findings(settings, folders, compartments_named(findings), out)
         return
     run(settings, folders, out)
+
+
+@app.command()
+def localise(
+    landmarks: Annotated[Path, typer.Argument(help="Table of series, landmark and mm_from_inferior_end.")],
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of one folder a series; by default `dicom` beside the table.", show_default=False
+        ),
+    ] = None,
+    bundle: BundleName = None,
+    json: AsJson = False,
+) -> None:
+    """Measure how near the slab around a landmark in one CT finds that landmark in other patients' CTs."""
+    from node.cli.levels import localise as run
+
+    run(settings_from(None, bundle=bundle), landmarks, data, as_json=json)
 
 
 @app.command()

@@ -13,6 +13,7 @@ from indexer.keeper import IndexKeeper
 from indexer.search import Search
 from indexer.uids import EncoderId, SeriesInstanceUID, SOPInstanceUID, StudyInstanceUID
 from node import logs
+from node.audit_subjects import demand_export
 from node.cli.archive import existing_catalog
 from node.cli.output import console, print_json, print_table
 from node.describe import answer_json
@@ -38,6 +39,7 @@ def export(settings: Settings, out: Path, *, as_json: bool) -> None:
     with existing_catalog(settings) as catalog:
         active = active_encoder(catalog)
         rows = list(catalog.embeddings.rows(active))
+        demand_export(settings, catalog, out, {row[0] for row in rows})
     columns = list(zip(*rows, strict=True)) if rows else [()] * 6
     studies, series, modalities, kinds, boxes, vectors = columns
     out = out if out.suffix == ".npz" else out.with_name(out.name + ".npz")
@@ -96,7 +98,8 @@ def _print_answer(answer: Answer) -> None:
         where = ""
         if match:
             (q0, q1), (f0, f1) = match.query_z_mm, match.found_z_mm
-            where = f"{f0:.0f}…{f1:.0f} mm ~ {q0:.0f}…{q1:.0f} mm"
+            level = f" ({match.found_level})" if match.found_level else ""
+            where = f"{f0:.0f}…{f1:.0f} mm{level} ~ {q0:.0f}…{q1:.0f} mm"
         relation = hit.relation if hit.completeness == "COMPLETE" else f"{hit.relation} ({hit.completeness})"
         rows.append((hit.rank, f"{hit.similarity:.3f}", relation, hit.study_instance_uid, where))
     print_table(

@@ -142,7 +142,7 @@ def _specimens(
     settings: Settings, folder: Path, kind: Kind, roles: Sequence[Role], bar: Progress, *, all_sizes: bool = False
 ) -> Iterator[Specimen]:
     bundle = read_bundle(settings.bundle)
-    alone = bundle.model_copy(update={"regions": None, "modalities": {}})
+    alone = bundle.model_copy(update={"regions": None, "modalities": {}, "levels": None})
     encoder = MonaiEncoder(alone, settings.indexing.device, settings.indexing.threads)
     task = bar.add_task(f"inserting findings: {kind}", total=None)
     return specimens_below(

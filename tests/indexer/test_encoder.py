@@ -14,8 +14,9 @@ from indexer import network
 from indexer.bundle import EMBEDDING_DIM, ResNetSpec, read_bundle
 from indexer.catalog.embeddings import GLOBAL
 from indexer.chunks import Lattice
-from indexer.encoder import Encoded, Encoder, MonaiEncoder, body_fraction, pool
+from indexer.encoder import Encoded, Encoder, MonaiEncoder, body_fraction
 from indexer.errors import Parked
+from indexer.feature_map import pool
 from indexer.uids import SliceRef, SOPInstanceUID
 from indexer.volume import Volume, load_volume, plan_series
 from indexer.weights import load_whole

@@ -30,21 +30,21 @@ def seen(volume: Volume) -> Seen:
 
 
 def test_a_slab_of_everything_is_a_pool_of_everything(seen: Seen) -> None:
-    whole = seen.of_slab((-1000.0, 1000.0))
+    whole = seen.of_slab((-1000.0, 1000.0)).rows
     assert whole == pytest.approx(seen.map.pooled([slice(0, seen.map.features.shape[1])]), abs=1e-5)
 
 
 def test_a_slab_of_one_cell_is_that_cell(seen: Seen) -> None:
     low, high = seen.lattice.edges_z(slice(2, 3))
     dz = seen.map.grid.spacing_mm[0]
-    exact = seen.of_slab(((low + 0.5) * dz, (high + 0.5) * dz))
+    exact = seen.of_slab(((low + 0.5) * dz, (high + 0.5) * dz)).rows
     assert exact == pytest.approx(seen.map.pooled([slice(2, 3)]), abs=1e-5)
 
 
 def test_a_slab_without_body_is_all_of_the_slab_and_not_of_the_volume(seen: Seen) -> None:
     airy = replace(seen, map=replace(seen.map, weights=np.zeros_like(seen.map.weights)))
     low, high = ((edge + 0.5) * seen.map.grid.spacing_mm[0] for edge in seen.lattice.edges_z(slice(1, 2)))
-    assert airy.of_slab((low, high)) == pytest.approx(airy.map.pooled([slice(1, 2)]), abs=1e-5)
+    assert airy.of_slab((low, high)).rows == pytest.approx(airy.map.pooled([slice(1, 2)]), abs=1e-5)
 
 
 def test_features_at_the_ends_of_a_slab_count_by_their_share(seen: Seen) -> None:
@@ -52,13 +52,13 @@ def test_features_at_the_ends_of_a_slab_count_by_their_share(seen: Seen) -> None
     middle = (low + high) / 2
     quarter = (high - low) / 4
     channels = seen.map.features.shape[0]
-    half_and_all = seen.of_slab((low + quarter, high))[0, :channels]
+    half_and_all = seen.of_slab((low + quarter, high)).rows[0, :channels]
     features = seen.map.features.numpy().reshape(channels, seen.map.features.shape[1], -1)
     body = seen.map.weights.reshape(seen.map.weights.shape[0], -1)
     shares = 0.5 * body[2], body[3]
     expected = (features[:, 2] @ shares[0] + features[:, 3] @ shares[1]) / (shares[0].sum() + shares[1].sum())
     assert half_and_all == pytest.approx(expected, abs=1e-5)
-    assert not np.allclose(seen.of_slab((low, middle)), seen.of_slab((middle, high)))
+    assert not np.allclose(seen.of_slab((low, middle)).rows, seen.of_slab((middle, high)).rows)
 
 
 def test_a_slab_outside_the_volume_is_refused(seen: Seen) -> None:
@@ -67,7 +67,7 @@ def test_a_slab_outside_the_volume_is_refused(seen: Seen) -> None:
 
 
 def test_chunks_and_reference_are_those_of_the_encoder(seen: Seen, volume: Volume) -> None:
-    assert len(seen.of_chunks()) == len(MonaiEncoder(TINY, "cpu").encode(volume).chunks)
+    assert len(seen.of_chunks().rows) == len(MonaiEncoder(TINY, "cpu").encode(volume).chunks)
     encoder = MonaiEncoder(TINY, "cpu")
     expected = reference_features(encoder, encoder.feature_map(volume))
     assert seen.reference.rows == pytest.approx(expected.rows, abs=1e-5)

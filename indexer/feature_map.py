@@ -1,0 +1,71 @@
+"""What a network makes of a volume: features on a lattice, and how they are pooled over the body."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from indexer.chunks import Lattice
+from indexer.regions import LEAST_SHARE
+from indexer.resample import PatientGrid
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureMap:
+    """What the network makes of a volume.
+
+    Attributes
+    ----------
+    features : (C, z, x, y) float32
+        Over the body's bounding box in-plane, over the whole extent in z.
+    finer : (F, z, x, y) float32
+        Of a finer layer, brought to the same places; F may be 0.
+    weights : (z, x, y) float32
+        Share of body in each feature's surroundings.
+    grid, body : PatientGrid and (Z, X, Y) bool
+        The volume as the network saw it, and where in it the patient is.
+    lattice : Lattice
+        Where the features lie in the grid.
+    """
+
+    features: Tensor
+    finer: Tensor
+    weights: NDArray[np.float32]
+    grid: PatientGrid
+    body: NDArray[np.bool_]
+    lattice: Lattice
+    seconds: dict[str, float]
+
+    @property
+    def cell_mm(self) -> float:
+        """From one feature to the next along z."""
+        return float(self.lattice.stride[0] * self.grid.spacing_mm[0])
+
+    def pooled(self, cells: Sequence[slice]) -> NDArray[np.float32]:
+        """Mean and deviation over the body within each of N windows along z: (N, 2 C)."""
+        return np.stack([pool(self.features[:, one], self.weights[one]) for one in cells])
+
+    def cells(self, window: slice, share: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Both layers' features in a compartment's cells within a window along z: (n, C + F) and shares (n,).
+
+        Parameters
+        ----------
+        share : (z, x, y) float32
+            Of the compartment in each feature's surroundings.
+        """
+        seen = share[window] > LEAST_SHARE
+        both = torch.cat([self.features[:, window], self.finer[:, window]])
+        return both[:, torch.from_numpy(seen)].T.numpy(), share[window][seen]
+
+
+def pool(features: Tensor, weights: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Weighted mean and standard deviation (2 C,) of features (C, z, x, y); without any weight, all count alike."""
+    flat = features.reshape(features.shape[0], -1).numpy().astype(np.float64)
+    weight = weights.ravel().astype(np.float64)
+    weight = weight / weight.sum() if weight.sum() > 0 else np.full(weight.size, 1 / weight.size)
+    mean = flat @ weight
+    variance = np.maximum((flat**2) @ weight - mean**2, 0.0)
+    return np.concatenate([mean, np.sqrt(variance)]).astype(np.float32)
