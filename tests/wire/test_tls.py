@@ -20,7 +20,9 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 from pynetdicom import AE, evt
 from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelMove as StudyMove
 
+from config.access import DicomTlsSettings
 from config.errors import ConfigError
+from dicom_scp.tls import server_context
 
 Factory = Callable[..., Any]
 Node = Any
@@ -291,3 +293,34 @@ def test_files_that_cannot_be_used_are_told_at_once(tmp_path: Path, run_a_node: 
         settings = {**tls_settings(keys), f"dicom.tls.{key}": str(value)}
         with pytest.raises(ConfigError, match=r"dicom\.tls\."), run_a_node(tmp_path / "data", settings):
             pass
+
+
+def test_a_key_with_a_password(tmp_path: Path, keys: Keys) -> None:
+    """Nobody is asked for it at a terminal."""
+    key = serialization.load_pem_private_key(keys.node.key.read_bytes(), None)
+    locked = tmp_path / "locked.key"
+    locked.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.BestAvailableEncryption(b"open sesame"),
+        )
+    )
+    password = tmp_path / "password"
+    for told, opens in ((None, False), ("wrong", False), ("open sesame\n", True)):
+        if told is not None:
+            password.write_text(told)
+        settings = DicomTlsSettings(
+            certificate_file=str(keys.node.certificate),
+            key_file=str(locked),
+            key_password_file=str(password) if told is not None else "",
+            ca_file=str(keys.authority.file),
+            require_client_certificate=True,
+        )
+        if opens:
+            context = server_context(settings)
+            assert context is not None
+            assert context.verify_mode is ssl.CERT_REQUIRED
+        else:
+            with pytest.raises(ConfigError, match="certificate_file"):
+                server_context(settings)
