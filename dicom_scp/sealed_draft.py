@@ -4,7 +4,6 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO, cast
 
 from dicom_scp.draft import Buffer, Draft, content_hash, unstorable
 from indexer.sealing import SealedWriter, Vault
@@ -39,7 +38,7 @@ class SealedDraft(Draft):
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
             self._raw = open(descriptor, "wb", _BUFFER_BYTES)  # noqa: PTH123, SIM115 - a descriptor; see `discard`
-            self._sealing = vault.writer(cast("BinaryIO", self._raw))
+            self._sealing = vault.writer(self._raw)
             self._sealing.write(header)
         except OSError as error:
             self._failure = error
