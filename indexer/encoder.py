@@ -261,7 +261,8 @@ def _levels(
     """What finds places along the body, of the modality whose series the atlas is made of."""
     if bundle.levels is None:
         return {}
-    return {"CT": LevelFinder(levels.load(bundle.level_file(), features), projections["CT"])}
+    project = projections["CT"] if "CT" in projections else projections[""]
+    return {"CT": LevelFinder(levels.load(bundle.level_file(), features), project)}
 
 
 def heights_mm(cuts: Sequence[Slab], grid: PatientGrid) -> NDArray[np.float64]:
