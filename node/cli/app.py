@@ -1,10 +1,14 @@
 """The commands and their help. What does the work is imported when a command runs: torch takes seconds to load."""
 
+import secrets
+from hashlib import sha256
+from json import dumps
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from config.web import Scope
 from node.cli.encryption import app as encryption_app
 from node.cli.options import AsJson, BundleName, ConfigFile, DataDir, settings_from
 
@@ -412,6 +416,20 @@ def config_check(config: ConfigFile = None, json: AsJson = False) -> None:
     from node.cli.settings import check
 
     check(config, as_json=json)
+
+
+@config_app.command("token")
+def config_token(
+    name: Annotated[str, typer.Argument(help="Who is to have it.")],
+    scopes: Annotated[list[Scope], typer.Argument(help="What it allows over HTTP.")],
+    cohort: Annotated[str, typer.Option(help="Name of one of the cohorts.")] = "",
+) -> None:
+    """Make a token for HTTP, shown once, and the table for the settings' file, which holds its SHA-256 only."""
+    token = secrets.token_hex(32)
+    lines = ["[[http.clients]]", f"name = {dumps(name)}", f'sha256 = "{sha256(token.encode()).hexdigest()}"']
+    lines += [f"scopes = {dumps([str(one) for one in scopes])}", *([f"cohort = {dumps(cohort)}"] if cohort else [])]
+    typer.echo(f"# The token, for who is to have it: {token}", err=True)
+    typer.echo("\n".join(lines))
 
 
 @config_app.command("defaults")
