@@ -21,7 +21,7 @@ from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind as S
 
 Factory = Callable[..., Any]
 Node = Any
-KILLS = int(os.environ.get("PACSIMILE_KILLS", "8"))
+KILLS = int(os.environ.get("PACSIMILE_KILLS", "6"))
 
 SENDING, SUCCESS = "I: Sending file: ", "I: Received Store Response (Success)"
 
