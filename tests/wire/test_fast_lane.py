@@ -372,10 +372,12 @@ def conversation(node: Any, peer: Factory) -> Iterator[Conversation]:  # noqa: A
     ]
     with peer(node, timeout_s=PATIENCE_S).associated(contexts) as association:
         association._reactor_checkpoint.clear()  # the library's own thread would take the responses
+        connection = association.dul.socket.socket
         try:
             yield Conversation(association)
         finally:
             association._reactor_checkpoint.set()
+    connection.close()  # the library leaves it open where the node was the first to close it
 
 
 def outcome(node: Any) -> tuple[dict[str, bytes], list[Any]]:  # noqa: ANN401 - a node
