@@ -53,6 +53,8 @@ log = logging.getLogger(__name__)
 
 _TICK_S = 0.25
 _DRAIN_S = 10.0
+_LAST_RESORT_S = 60.0
+"""Beyond `indexing.stop_deadline_s`: longer than all parts drain, one after another."""
 _FORCED = 130
 
 
@@ -263,7 +265,12 @@ class Node:
                 pass
             log.info("stopping")
         finally:
+            deadline_s = self.settings.indexing.stop_deadline_s + _LAST_RESORT_S
+            last_resort = threading.Timer(deadline_s, _end_where_it_stands, (deadline_s,))
+            last_resort.daemon = True
+            last_resort.start()
             self.stop()
+            last_resort.cancel()
 
     def _tell_of_encoder(self, active: EncoderId) -> None:
         """Have the audit trail hear whose embeddings answer, when that changes or is about to."""
@@ -291,6 +298,12 @@ class Node:
                 log.warning("tried again soon: %s", error)
             except Exception:  # whatever happens, the next round is worth trying
                 log.exception("housekeeping")
+
+
+def _end_where_it_stands(deadline_s: float) -> None:
+    """End a process that does not stop; what was acknowledged is durable."""
+    log.error("some part did not stop in %.0f s: the node ends where it stands", deadline_s)
+    os._exit(1)
 
 
 def _demand_files(catalog: Catalog, active: EncoderId) -> None:
