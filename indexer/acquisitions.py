@@ -1,5 +1,6 @@
 """The same MR volume as other sequences, coils and slab thicknesses might have shown it: what must not decide."""
 
+import zlib
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -23,7 +24,7 @@ _NOISE = 0.04
 
 
 def other_acquisitions(grid: PatientGrid, body: NDArray[np.bool_], count: int) -> Iterator[PatientGrid]:
-    """Change the contrast, thickness of slices along any axis, coil's field and noise; the same ones every time.
+    """Change contrast, thickness of slices along any axis, coil's field and noise; a volume always in the same ways.
 
     Parameters
     ----------
@@ -31,8 +32,9 @@ def other_acquisitions(grid: PatientGrid, body: NDArray[np.bool_], count: int) -
     """
     darkest, brightest = np.percentile(grid.voxels[body], _PERCENTILES)
     scaled = np.clip((grid.voxels - darkest) / max(brightest - darkest, 1e-6), 0, 1).astype(np.float32)
-    for seed in range(count):
-        draw = np.random.default_rng(seed)
+    of_volume = zlib.crc32(scaled.tobytes())
+    for number in range(count):
+        draw = np.random.default_rng((of_volume, number))
         image = _thick(_contrast(scaled, draw), grid, draw) * _field(scaled.shape, draw)
         noise = draw.uniform(0, _NOISE) * draw.standard_normal(image.shape, dtype=np.float32)
         yield replace(grid, voxels=np.abs(image + noise).astype(np.float32))

@@ -24,7 +24,7 @@ def vault_of(settings: Settings) -> Vault | None:
     Raises
     ------
     ConfigError
-        The key is missing, cannot be read, or is another one; or there are data in plain that are to be sealed first.
+        The key is missing, cannot be read, or is another one; or data in plain are to be sealed first.
     indexer.errors.Damaged
         The keyring is not what was written.
     """
