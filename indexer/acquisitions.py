@@ -24,7 +24,7 @@ _NOISE = 0.04
 
 
 def other_acquisitions(grid: PatientGrid, body: NDArray[np.bool_], count: int) -> Iterator[PatientGrid]:
-    """Change contrast, thickness of slices along any axis, coil's field and noise; a volume always in the same ways.
+    """Change contrast, slice thickness along any axis, coil's field and noise; a volume always in the same ways.
 
     Parameters
     ----------
