@@ -9,6 +9,7 @@ import re
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -30,6 +31,8 @@ REPOSITORY = Path(__file__).parents[1]
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"
 PACSIMILE = [sys.executable, "-P", "-c", "from node.cli import main; main()"]
 C_LIBRARY, PR_SET_PDEATHSIG = ctypes.CDLL(None), 1
+SHORTEST_NAME = 4
+"""Shorter values of a patient's attributes (a sex, a number) are in any log by chance."""
 START_S, INDEXING_S, LEAST_PATIENCE_S = 60.0, 240.0, 120.0
 
 
@@ -249,6 +252,35 @@ def start_command() -> Callable[..., subprocess.Popen[str]]:
     return start
 
 
+def persons_told(data_dir: Path, log: str) -> list[str]:
+    """Names, numbers and birth dates of a catalog's patients, and accession numbers, that a log tells as words."""
+    values = set(_persons_of(data_dir))
+    return sorted(value for value in values if re.search(rf"(?<![\w.-]){re.escape(value)}(?![\w.-])", log))
+
+
+def _persons_of(data_dir: Path) -> Iterator[str]:
+    catalog = data_dir / "catalog.sqlite"
+    if not catalog.is_file():
+        return
+    with contextlib.closing(sqlite3.connect(f"file:{catalog}?mode=ro", uri=True)) as connection:
+        for patient_id, attributes in connection.execute("SELECT patient_id, attributes FROM patient"):
+            for value in (patient_id, *_texts_in(json.loads(attributes))):
+                yield from (one for one in (value, *re.split(r"[\^=]", value)) if len(one) >= SHORTEST_NAME)
+        for (number,) in connection.execute("SELECT accession_number FROM study"):
+            yield from [number] if len(number) >= SHORTEST_NAME else []
+
+
+def _texts_in(value: object) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for one in value.values():
+            yield from _texts_in(one)
+    elif isinstance(value, list):
+        for one in value:
+            yield from _texts_in(one)
+
+
 StartNode = Callable[..., RunningNode]
 
 
@@ -290,6 +322,8 @@ def starter(folder: Path) -> Iterator[StartNode]:
 
     try:
         yield start
+        for node in nodes:
+            assert not persons_told(node.data_dir, node.log), f"persons of the catalog in {node.log_file}"
     finally:
         for node in nodes:
             if node.process.poll() is None:
