@@ -1,10 +1,10 @@
 """Flushing a file and its folder at the same time, while its sender's thread does something else."""
 
-import os
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
 from dicom_scp.draft import Draft, unstorable
+from indexer.durable import sync
 
 _THREADS = 32
 
@@ -17,7 +17,7 @@ class Flusher:
 
     def begin(self, draft: Draft, folder: Path) -> "Flush":
         """Begin to flush a draft that has its final name, and the folder it is in."""
-        return Flush(draft, self._threads.submit(draft.flush), self._threads.submit(sync, folder, os.O_DIRECTORY))
+        return Flush(draft, self._threads.submit(draft.flush), self._threads.submit(sync, folder))
 
 
 class Flush:
@@ -47,18 +47,3 @@ class Flush:
             raise unstorable(error) from error
         if self._parts:
             self._draft.keep()
-
-
-def sync(path: Path, flags: int = 0) -> None:
-    """Flush what is at a path, which has to be there.
-
-    Raises
-    ------
-    OSError
-        The disk fails.
-    """
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | flags)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

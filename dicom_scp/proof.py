@@ -17,9 +17,9 @@ from uuid import uuid4
 
 from dicom_scp.draft import unstorable
 from dicom_scp.errors import Unproven
-from dicom_scp.flushing import sync
 from dicom_scp.spool import Spool
 from indexer.catalog import Catalog
+from indexer.durable import sync
 from indexer.errors import Damaged, Transient
 from indexer.uids import SOPInstanceUID
 
@@ -112,7 +112,7 @@ class Mark:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             os.pwrite(descriptor, f"{key:0{_DIGITS}d}".encode(), 0)
             os.fsync(descriptor)
-            sync(self._path.parent, os.O_DIRECTORY)
+            sync(self._path.parent)
         except BaseException:
             self._path.unlink()
             os.close(descriptor)

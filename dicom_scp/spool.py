@@ -12,10 +12,11 @@ from uuid import uuid4
 
 from dicom_scp.disk import Reserve
 from dicom_scp.draft import Blank, Draft, content_digest, unstorable
-from dicom_scp.flushing import Flush, Flusher, sync
+from dicom_scp.flushing import Flush, Flusher
 from dicom_scp.part10 import split_file
 from dicom_scp.sealed_draft import SealedDraft
 from indexer.catalog.receipts import StoredFile
+from indexer.durable import sync
 from indexer.errors import Damaged, Transient
 from indexer.sealing import StoredFolder, StoredPath, Vault, folder_of, plain_size
 
@@ -119,7 +120,7 @@ class Spool:
             else:
                 self._demand(draft)
                 self._move(draft, target)
-            sync(target.parent, os.O_DIRECTORY)
+            sync(target.parent)
         except OSError as error:
             raise unstorable(error) from error
         return StoredFile(path=relative, size_bytes=size, sha256=draft.digest)
@@ -213,7 +214,7 @@ class Spool:
                     path.with_name(path.name + _ASIDE).unlink(missing_ok=True)
                 for folder in {path.parent for path in gone}:
                     if folder.is_dir():
-                        sync(folder, os.O_DIRECTORY)
+                        sync(folder)
             except OSError as error:
                 raise Transient(f"a stored file cannot be deleted: {error.strerror}") from error
 
@@ -241,11 +242,11 @@ class Spool:
         for first in _HEX:
             for second in _HEX:
                 (self.folder / first / second).mkdir(parents=True, exist_ok=True)
-            sync(self.folder / first, os.O_DIRECTORY)
+            sync(self.folder / first)
         for name in (_TEMPORARY, _LOCKS, _MARKS):
             (self.folder / name).mkdir(exist_ok=True)
-        sync(self.folder, os.O_DIRECTORY)
-        sync(self.folder.parent, os.O_DIRECTORY)
+        sync(self.folder)
+        sync(self.folder.parent)
 
     def _sweep(self) -> None:
         """Remove what writers that died long ago left half-written."""

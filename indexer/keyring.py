@@ -16,6 +16,7 @@ from uuid import uuid4
 from cryptography.hazmat.primitives.keywrap import InvalidUnwrap, aes_key_unwrap, aes_key_wrap
 
 from config.errors import ConfigError
+from indexer.durable import sync
 from indexer.errors import Damaged, Transient
 from indexer.sealing import KEY_BYTES, Vault
 
@@ -150,10 +151,6 @@ def write_keyring(data_dir: Path, keyring: Keyring, *, is_new: bool) -> None:
             fresh.unlink()
         else:
             fresh.replace(data_dir / KEYRING)
-        folder = os.open(data_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync(data_dir)
     except OSError as error:
         raise Transient(f"{KEYRING} cannot be written: {error.strerror}") from error

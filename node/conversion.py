@@ -1,6 +1,5 @@
 """Sealing an archive that was kept in plain, and exchanging the administrator's key; no node runs meanwhile."""
 
-import os
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -9,6 +8,7 @@ from pathlib import Path
 from config.errors import ConfigError
 from config.model import Settings
 from indexer.catalog import Catalog
+from indexer.durable import sync
 from indexer.errors import NotFound, Transient
 from indexer.keyring import make_keyring, read_key, read_keyring, write_keyring
 from indexer.sealing import SealedFile, Vault, is_sealed
@@ -91,7 +91,7 @@ def _seal_files(settings: Settings, vault: Vault, track: Track) -> int:
     for path in track("sealing instances", plain):
         _seal_file(path, temporary, vault)
     for parent in {path.parent for path in plain}:
-        _sync(parent)
+        sync(parent)
     for name in _PLAIN_LEFTOVERS:
         shutil.rmtree(settings.data_dir / name, ignore_errors=True)
     shutil.rmtree(settings.snapshot_dir, ignore_errors=True)
@@ -107,7 +107,7 @@ def _seal_file(path: Path, temporary: Path, vault: Vault) -> None:
     sealed = SealedFile(temporary / path.name, vault)
     with path.open("rb") as plain, sealed.open("wb") as file:
         shutil.copyfileobj(plain, file, _COPY_BYTES)
-    _sync(sealed.path)
+    sync(sealed.path)
     sealed.path.replace(path)
 
 
@@ -118,11 +118,3 @@ def _seal_embeddings(settings: Settings, vault: Vault) -> None:
             after = catalog.embeddings.seal_plain(vault, after)
         if not catalog.tombstones.scrub():  # nothing of the plain ones stays in free pages
             raise Transient("somebody reads the database; run it again")
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,7 +1,6 @@
 """What is left to do once something was forgotten: files, the index and its snapshots, the database's pages."""
 
 import logging
-import os
 import shutil
 import time
 from pathlib import Path
@@ -10,6 +9,7 @@ from config.model import Settings
 from dicom_scp.forgetting import Forgetter
 from indexer.catalog import Catalog
 from indexer.catalog.tombstones import Erasure, ErasureKind
+from indexer.durable import sync
 from indexer.errors import Transient
 from indexer.keeper import IndexKeeper
 
@@ -81,8 +81,4 @@ def _delete_snapshot(folder: Path, encoder_id: str) -> None:
     shutil.rmtree(folder / encoder_id, ignore_errors=True)
     if not folder.is_dir():
         return
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync(folder)

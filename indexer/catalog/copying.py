@@ -14,6 +14,7 @@ from sqlalchemy import URL, CompoundSelect, Connection, create_engine, func, ins
 
 from indexer.catalog.engine import BUSY_TIMEOUT_S, open_engine, reading
 from indexer.catalog.schema import instance, quarantine, released
+from indexer.durable import sync
 from indexer.errors import Refused, Transient
 
 SQLITE_COPY = "catalog.sqlite"
@@ -95,9 +96,9 @@ def put_back(copy: Path, url: str) -> None:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(copy, temporary)
-        _sync(temporary)
+        sync(temporary)
         temporary.rename(target)
-        _sync(target.parent)
+        sync(target.parent)
     except OSError as error:
         raise Transient(f"the catalog cannot be written: {error.strerror}") from error
 
@@ -110,7 +111,7 @@ def _copy_sqlite(source: Path, target: Path) -> CatalogCopy:
         # Readers do not stop writers; what was deleted is not in the copy, which holds no free pages.
         with closing(sqlite3.connect(source, timeout=BUSY_TIMEOUT_S, isolation_level=None)) as database:
             database.execute("VACUUM INTO ?", (str(target),))
-        _sync(target)
+        sync(target)
     except (OSError, sqlite3.Error) as error:
         raise Transient(f"the catalog cannot be copied: {error}") from error
     with closing(sqlite3.connect(target)) as database:
@@ -175,11 +176,3 @@ def _run(command: list[str], url: URL) -> None:
     if done.returncode:
         problem = done.stderr.strip().splitlines()[:1]
         raise Transient(f"{Path(command[0]).name} failed: {problem[0] if problem else done.returncode}")
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

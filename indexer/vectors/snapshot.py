@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from indexer.durable import sync
 from indexer.errors import Damaged, Transient
 from indexer.sealing import StoredFolder, Vault, folder_of
 from indexer.uids import EncoderId
@@ -84,7 +85,7 @@ def write(folder: StoredFolder, description: Description, fill: Callable[[Stored
         data = Path(tempfile.mkdtemp(prefix=_DATA_PREFIX, dir=folder))
         fill(folder_of(data, vault))
         files = [_stored(path) for path in sorted(data.iterdir())]
-        _sync(data)
+        sync(data)
         _replace_manifest(folder, _encode(description, data.name, files))
         _remove_leftovers(folder)
     except OSError as error:
@@ -181,15 +182,7 @@ def _replace_manifest(folder: Path, encoded: bytes) -> None:
         stream.flush()
         os.fsync(stream.fileno())
     fresh.replace(folder / MANIFEST)
-    _sync(folder)
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync(folder)
 
 
 def _current(folder: Path) -> str | None:
