@@ -109,6 +109,7 @@ class NodeServer(AssociationServer):  # type: ignore[misc]
         self.asked: dict[socket.socket, bytes] = {}
         self._limits = 2 * max_associations, max_associations_per_host
         self._since_collection, self._collected_at = 0, time.monotonic()
+        self._waiting: WaitingRoom | None = None  # the library closes what cannot listen
         super().__init__(*positional, request_handler=NodeRequestHandler, **named)
         self.contexts: list[PresentationContext] = _SharedContexts(self.contexts)
         self._waiting = WaitingRoom(self._admit, max_waiting, negotiation_timeout_s)
@@ -120,6 +121,7 @@ class NodeServer(AssociationServer):  # type: ignore[misc]
 
     def process_request(self, request: socket.socket, client_address: Any) -> None:  # noqa: ANN401 - as above
         """Let a connection wait until it asks for an association."""
+        assert self._waiting is not None  # noqa: S101 - it listens
         self._waiting.enter(request, client_address, self.ssl_context)
 
     def _admit(self, connection: socket.socket, address: Any, request: bytes) -> None:  # noqa: ANN401 - as above
@@ -148,4 +150,5 @@ class NodeServer(AssociationServer):  # type: ignore[misc]
     def server_close(self) -> None:
         """Listen no more, and let nobody wait."""
         super().server_close()
-        self._waiting.close()
+        if self._waiting is not None:
+            self._waiting.close()

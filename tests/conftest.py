@@ -234,22 +234,27 @@ class RunningNode:
         return self.process.wait(seconds)
 
 
-@pytest.fixture(scope="session")
-def start_command() -> Callable[..., subprocess.Popen[str]]:
-    """Start `pacsimile` with arguments, and do not wait for its end."""
+@pytest.fixture
+def start_command() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Start `pacsimile` with arguments, and do not wait for its end; at the end of the test it is ended."""
+    with contextlib.ExitStack() as started:
 
-    def start(*arguments: object) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [*PACSIMILE, *map(str, arguments)],
-            env=environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            preexec_fn=as_child,
-        )
+        def start(*arguments: object) -> subprocess.Popen[str]:
+            process = started.enter_context(
+                subprocess.Popen(
+                    [*PACSIMILE, *map(str, arguments)],
+                    env=environment(),
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                    preexec_fn=as_child,
+                )
+            )
+            started.callback(process.kill)
+            return process
 
-    return start
+        yield start
 
 
 def persons_told(data_dir: Path, log: str) -> list[str]:

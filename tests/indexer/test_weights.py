@@ -150,8 +150,8 @@ def test_the_examples_of_the_documentation_are_bundles(tmp_path: Path) -> None:
 
 def test_the_documentation_names_every_key() -> None:
     text = DOCS.read_text(encoding="utf-8")
-    tables = [one for name, one in Bundle.model_json_schema()["$defs"].items()]
-    keys = {key for table in tables for key in table["properties"]}
+    tables = Bundle.model_json_schema()["$defs"]  # a bundle is among them: others may be named in it
+    keys = {key for name, table in tables.items() if name != "Bundle" for key in table["properties"]}
 
     assert {key for key in keys if not re.search(rf"`(\w+\.)?{key}`", text)} == set()
 

@@ -24,7 +24,7 @@ def archived(tmp_path: Path, pacsimile: Factory, make_series: Factory) -> Path:
 
 
 def wait(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.05)

@@ -106,7 +106,7 @@ def test_an_instance_of_another_series_is_not_there(served: Served) -> None:
 class Folder:
     """Files under their own names."""
 
-    def path(self, name: str) -> Path:
+    def file(self, name: str) -> Path:
         return Path(name)
 
 
