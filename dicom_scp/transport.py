@@ -191,9 +191,13 @@ class BoundedSocket(AssociationSocket):  # type: ignore[misc]
         deadline = time.monotonic() + self._timeout_s
         self._acknowledge_at_once()
         while read < len(view):
-            count = self.socket.recv_into(view[read:]) if time.monotonic() < deadline else 0
+            if time.monotonic() >= deadline:
+                logger.warning("a PDU is not complete after %s s: closed", self._timeout_s)
+                break
+            count = self.socket.recv_into(view[read:])
             if count == 0:
-                logger.warning("PDU not complete, after %s s at the latest: closed", self._timeout_s)
+                if read:
+                    logger.warning("a peer closed the connection within a PDU")
                 break
             read += count
         return read
