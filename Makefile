@@ -23,8 +23,8 @@ check: install  ## Linters, types, import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: install system-packages  ## Benchmarks: ratios measured side by side
-	set -e; for bench in tests/benchmarks/bench_*.py; do echo "== $$bench"; $(BIN)/python $$bench; done
+bench: install system-packages  ## Benchmarks: ratios measured side by side, written to docs/benchmarks.md
+	$(BIN)/python tests/benchmarks/report.py
 
 FUZZ_S := 600
 fuzz: install  ## What peers send, made up at random, for long: FUZZ_S seconds for each target of the guided fuzzer
