@@ -1,8 +1,8 @@
 """Run every benchmark and write one report: what is wanted, what was measured, and the reason where it falls short.
 
-``make bench`` runs this and leaves ``docs/benchmarks.md``. A benchmark tells its lines with `tell`; run by itself it only
-prints them. ``python tests/benchmarks/report.py NAME…`` runs the named ones (``receive`` for ``bench_receive.py``) and keeps
-the others' lines of the last report.
+``make bench`` runs this and leaves ``docs/benchmarks.md``. A benchmark tells its lines with `tell`; run by itself it
+only prints them. ``python tests/benchmarks/report.py NAME…`` runs the named ones (``receive`` for ``bench_receive.py``)
+and keeps the others' lines of the last report.
 """
 
 import json
@@ -28,8 +28,8 @@ REPORT = ROOT / "docs" / "benchmarks.md"
 class Line:
     """One figure of a benchmark.
 
-    ``wanted`` is empty where nothing is demanded; ``met`` is None there. ``why`` names the reason of a line that falls
-    short, and what was tried.
+    ``wanted`` is empty where nothing is demanded; ``met`` is None there. ``why`` names the reason of a line that
+    falls short, and what was tried.
     """
 
     what: str
@@ -63,7 +63,8 @@ def run(name: str) -> list[str]:
         collected = Path(folder) / "lines.jsonl"
         script = ROOT / "tests" / "benchmarks" / f"bench_{name}.py"
         code = subprocess.run([sys.executable, script], env={**os.environ, COLLECT_IN: str(collected)}).returncode
-        lines = [Line(**json.loads(row)) for row in collected.read_text().splitlines()] if collected.exists() else []
+        rows = collected.read_text().splitlines() if collected.exists() else []
+    lines = [Line(**json.loads(row)) for row in rows]
     section = [f"## {name}", "", f"Measured {datetime.now(UTC):%-d %B %Y} on {machine()}.", ""]
     if code:
         section += [f"The benchmark ended with code {code}; what it told before:", ""]
