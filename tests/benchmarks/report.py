@@ -1,8 +1,8 @@
-"""Run every benchmark and write one report: what is wanted, what was measured, and the reason where it falls short.
+"""Run every benchmark and write one report: what is wanted, what was measured, and why where it falls short.
 
-``make bench`` runs this and leaves ``docs/benchmarks.md``. A benchmark tells its lines with `tell`; run by itself it
-only prints them. ``python tests/benchmarks/report.py NAME…`` runs the named ones (``receive`` for ``bench_receive.py``)
-and keeps the others' lines of the last report.
+``make bench`` runs this and leaves ``docs/benchmarks.md``. A benchmark tells its lines with `tell`; run by
+itself it only prints them. ``python tests/benchmarks/report.py NAME…`` runs the named ones (``receive`` for
+``bench_receive.py``) and keeps the others' lines of the last report.
 """
 
 import json
