@@ -41,14 +41,14 @@ def configure(settings: Settings, process: str = "node") -> None:
     """
     known = settings.log
     handler = logging.StreamHandler(sys.stderr) if known.to == "stderr" else _file(settings, process)
-    handler.setFormatter(_Json(process) if known.format == "json" else _text(process))
+    handler.setFormatter(_Json(process) if known.format == "json" else _Text(process))
     _use(handler, known.level)
 
 
 def configure_for_command(settings: LogSettings) -> None:
     """Send only warnings to standard error, unless everything was asked for."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_text("command"))
+    handler.setFormatter(_Text("command"))
     _use(handler, "DEBUG" if settings.level == "DEBUG" else "WARNING")
 
 
@@ -112,8 +112,18 @@ class _Json(logging.Formatter):
         return json.dumps(told, ensure_ascii=False)
 
 
-def _text(process: str) -> logging.Formatter:
-    return logging.Formatter(_FORMAT.format(process=process))
+class _Text(logging.Formatter):
+    """A record as a line of text; what peers call themselves can neither end it nor steer a terminal."""
+
+    def __init__(self, process: str) -> None:
+        super().__init__(_FORMAT.format(process=process))
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the library's name
+        """Write it, control characters as escapes."""
+        line = super().formatMessage(record)
+        if line.isprintable():
+            return line
+        return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in line)
 
 
 def _file(settings: Settings, process: str) -> RotatingFile:

@@ -53,6 +53,13 @@ def test_a_new_day_is_a_new_file_and_old_ones_go(settings: Settings) -> None:
     assert "now" in (folder / "node.log").read_text()
 
 
+def test_what_a_peer_is_called_stays_on_its_line(settings: Settings) -> None:
+    logs.configure(settings)
+    logging.getLogger("node").warning("refused %r and %s", "A", "EVIL\nINFO forged\x1b[2J\u2028Ä")
+    (line,) = (settings.data_dir / "logs" / "node.log").read_text().splitlines()
+    assert line.endswith(r"EVIL\nINFO forged\x1b[2J\u2028Ä")
+
+
 def test_json_is_an_object_a_line(settings: Settings) -> None:
     logs.configure(
         settings.model_copy(update={"log": settings.log.model_copy(update={"format": "json"})}), "worker"
