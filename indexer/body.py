@@ -14,6 +14,14 @@ MR_BODY_FRACTION = 0.55
 _THINNING = 2
 """The mask is found on every second voxel in-plane: features are coarser by far."""
 _LEAST_PART = 0.1
+_OPEN_AIR_HU = -950.0
+"""Lung is denser than this where it is averaged over a few voxels."""
+_LEAST_LUNG = 0.005
+"""Of the body found so far: less of what may be lung is clothes, foam, or the blurred edge of the skin."""
+_REACH, _MARGIN = 2, 5
+"""Voxels around the body's box: what may be lung, and what tells whether it lies in open air."""
+_MOST_OPEN = 0.2
+"""Share of its surroundings in open air from which on what may be lung is not: foam, blankets."""
 
 Mask = NDArray[np.bool_]
 
@@ -23,7 +31,7 @@ def body_mask(grid: PatientGrid) -> Mask:
 
     Threshold (CT: fixed; MR: a share of Otsu's between roots, as fat near a coil outshines muscle by far), an
     opening that lets go of the table, the components of at least a tenth of the largest, holes filled in every
-    slice.
+    slice. In CT a lung is kept that the edge of the field of view opens to the air outside.
 
     Raises
     ------
@@ -37,6 +45,12 @@ def body_mask(grid: PatientGrid) -> Mask:
     if not dense.any():
         raise Parked(f"no body in the volume: no voxel exceeds {least:g}")
     found = _filled_by_slice(_largest_parts(dense))
+    if grid.modality == "CT":
+        near = _near(found, _MARGIN)
+        lungs = _cut_lungs(voxels[near], inside[near], found[near])
+        if lungs.any():
+            found[near] |= lungs
+            found = _filled_by_slice(found)
     _, rows, columns = grid.voxels.shape
     return found.repeat(_THINNING, axis=1)[:, :rows].repeat(_THINNING, axis=2)[:, :, :columns]
 
@@ -83,6 +97,36 @@ def _filled_by_slice(mask: Mask) -> Mask:
         open_air[edge] = True
     open_air[0] = False
     return np.asarray(~open_air[labels[::2]] | mask)
+
+
+def _near(body: Mask, margin: int) -> tuple[slice, slice, slice]:
+    """The body's box in-plane and some voxels around it."""
+    bounds = [np.flatnonzero(body.any(axis=axes)) for axes in ((0, 2), (0, 1))]
+    xs, ys = (slice(max(0, int(at[0]) - margin), int(at[-1]) + 1 + margin) for at in bounds)
+    return slice(None), xs, ys
+
+
+def _cut_lungs(voxels: NDArray[np.float32], inside: Mask, body: Mask) -> Mask:
+    """Lungs that the field of view cuts: denser than open air, and with body nearly all around within it."""
+    reached, may_be = _near(body, _REACH), np.zeros_like(body)
+    may_be[reached] = (_averaged(np.clip(voxels, -1024.0, CT_BODY_HU)) > _OPEN_AIR_HU)[reached]
+    may_be &= inside & ~body
+    open_air = inside & ~body & ~may_be
+    labels, sizes = parts(_opened(may_be))
+    found = np.zeros_like(body)
+    for label in (np.flatnonzero(sizes >= _LEAST_LUNG * body.sum()) + 1).tolist():
+        part = labels == label
+        around = _with_neighbours(_with_neighbours(part)) & inside & ~part
+        if (around & open_air).sum() <= _MOST_OPEN * max(around.sum(), 1):
+            found |= part
+    return found
+
+
+def _averaged(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Mean over 3 x 3 voxels in-plane."""
+    padded = np.pad(values, ((0, 0), (1, 1), (1, 1)), mode="edge")
+    along = padded[:, :-2] + padded[:, 1:-1] + padded[:, 2:]
+    return np.asarray((along[:, :, :-2] + along[:, :, 1:-1] + along[:, :, 2:]) / 9, dtype=np.float32)
 
 
 def parts(mask: Mask) -> tuple[NDArray[np.uint32], NDArray[np.intp]]:

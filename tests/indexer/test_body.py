@@ -41,6 +41,17 @@ def test_ct_lungs_are_in_and_table_and_clothes_are_out() -> None:
     assert agreement(body_mask(grid_of(plane, "CT")), TRUNK) > 0.97
 
 
+def test_a_lung_that_the_field_of_view_cuts_is_body_and_foam_is_not() -> None:
+    plane = np.full(SHAPE[1:], -1000.0)
+    plane[disc(90, 60, 50, 30)] = 40
+    plane[disc(100, 60, 26, 20)] = -850  # reaches the last rows, which open it to the air beside the chest
+    plane[117:] = -1024  # padding
+    whole = disc(90, 60, 50, 30) & (X < 117)
+    plane[:, 12:28] = np.where(whole[:, 12:28], 40.0, -920.0)  # a mattress
+
+    assert agreement(body_mask(grid_of(plane, "CT")), whole) > 0.97
+
+
 def test_ct_arms_beside_the_trunk_are_body() -> None:
     arms = disc(8, 60, 7.5, 20) | disc(112, 60, 7.5, 20)
     plane = np.where(TRUNK | arms, 40.0, -1000.0)
