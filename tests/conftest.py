@@ -20,6 +20,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import engines
 import psutil
 import pytest
 from pydicom import Dataset, dcmread
@@ -54,6 +55,23 @@ def responses_reach_who_waits() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(association, "DIMSEServiceProvider", RequestorDimse)
+        yield
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[engines.Server]:
+    """A PostgreSQL server without durability: what it promises of power cuts is not ours to test."""
+    with engines.running_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session", autouse=True)
+def chosen_engines(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Have all tests use PostgreSQL where the environment says so."""
+    if engines.POSTGRESQL not in engines.CHOSEN:
+        yield
+        return
+    with engines.every_catalog_on(request.getfixturevalue("postgresql")):
         yield
 
 
@@ -146,9 +164,10 @@ def pacsimile() -> Callable[..., Done]:
         prefix: Sequence[str] = (),
         cwd: Path | None = None,
     ) -> Done:
+        words, given = [str(one) for one in arguments], variables or {}
         done = subprocess.run(
-            [*prefix, *PACSIMILE, *map(str, arguments)],
-            env=environment(**(variables or {})),
+            [*prefix, *PACSIMILE, *words],
+            env=environment(**given, **engines.variables_for(words, given)),
             cwd=cwd,
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -243,7 +262,7 @@ def start_command() -> Iterator[Callable[..., subprocess.Popen[str]]]:
             process = started.enter_context(
                 subprocess.Popen(
                     [*PACSIMILE, *map(str, arguments)],
-                    env=environment(),
+                    env=environment(**engines.variables_for([str(one) for one in arguments], {})),
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.PIPE,
@@ -309,6 +328,7 @@ def starter(folder: Path) -> Iterator[StartNode]:
             bundle,
         )
         quick = {"PACSIMILE_INDEXING_QUIET_TIME_S": "0.5", "PACSIMILE_INDEXING_THREADS": "1", **variables}
+        quick |= engines.variables_for(arguments, variables)
         with log_file.open("wb") as log:
             process = subprocess.Popen(
                 [*PACSIMILE, *arguments],

@@ -1,20 +1,13 @@
 """A catalog on SQLite and on a private PostgreSQL server, and instances without files to enter into it."""
 
-import os
-import pwd
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from importlib.util import find_spec
-from itertools import count
 from pathlib import Path
 
 import numpy as np
 import pytest
+from engines import Server
 from pydicom.uid import UID, ExplicitVRLittleEndian
-from sqlalchemy import create_engine, text
 
 from indexer.attributes import InstanceHeader
 from indexer.catalog import Catalog
@@ -25,63 +18,6 @@ from indexer.uids import EncoderId, SeriesInstanceUID, SliceRef, SOPInstanceUID,
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 ENCODER = EncoderId("encoder-a")
-_numbers = count(1)
-
-
-def _postgresql_programs() -> Path | None:
-    found = [
-        *sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb")),
-        *map(Path, filter(None, [shutil.which("initdb")])),
-    ]
-    return found[-1].parent if found else None
-
-
-@dataclass(frozen=True)
-class _Server:
-    """A PostgreSQL server of our own, on a Unix socket in a folder that goes with it."""
-
-    programs: Path
-    folder: Path
-
-    def run(self, program: str, *arguments: str) -> None:
-        user = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
-        command = [*user, str(self.programs / program), "-D", str(self.folder / "data"), *arguments]
-        subprocess.run(command, check=True, capture_output=True, cwd=self.folder, timeout=60)
-
-    def url(self, database: str) -> str:
-        return f"postgresql://postgres@/{database}?host={self.folder}"
-
-    def new_database(self) -> str:
-        name = f"catalog_{next(_numbers)}"
-        engine = create_engine(self.url("postgres").replace("://", "+psycopg://"), isolation_level="AUTOCOMMIT")
-        with engine.connect() as connection:
-            connection.execute(text(f"CREATE DATABASE {name}"))
-        engine.dispose()
-        return self.url(name)
-
-
-@pytest.fixture(scope="session")
-def postgresql() -> Iterator[_Server]:
-    """A server without durability: what it promises of power cuts is not ours to test."""
-    programs = _postgresql_programs()
-    if programs is None or find_spec("psycopg") is None:
-        pytest.skip("PostgreSQL or psycopg (extra `postgresql`) is not installed")
-    folder = Path(tempfile.mkdtemp(prefix="pacsimile-"))
-    server = _Server(programs, folder)
-    try:
-        if os.geteuid() == 0:
-            try:
-                owner = pwd.getpwnam("postgres")
-            except KeyError:
-                pytest.skip("PostgreSQL does not run as root, and there is no user `postgres`")
-            os.chown(folder, owner.pw_uid, owner.pw_gid)
-        server.run("initdb", "--no-sync", "--auth=trust", "--username=postgres", "--encoding=UTF8", "--locale=C")
-        options = f"-k {folder} -c listen_addresses='' -c fsync=off"
-        server.run("pg_ctl", "start", "--wait", "--silent", "-l", str(folder / "log"), "-o", options)
-        yield server
-        server.run("pg_ctl", "stop", "--silent", "--mode=immediate")
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -89,7 +25,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """URL of an empty database of every kind in turn."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'catalog.sqlite'}"
-    server: _Server = request.getfixturevalue("postgresql")
+    server: Server = request.getfixturevalue("postgresql")
     return server.new_database()
 
 

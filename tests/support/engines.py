@@ -1,0 +1,152 @@
+"""PostgreSQL and Milvus Lite for tests: a private server, and every test on them where the environment says so.
+
+`PACSIMILE_TEST_ENGINES=postgresql+milvus` (or one of the two) has nodes and commands that tests start use a
+database of their own for each data folder, and a Milvus Lite file in it; a catalog that a test opens itself, by the
+path of a SQLite file, is that folder's database as well.
+"""
+
+import hashlib
+import os
+import pwd
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from itertools import count
+from pathlib import Path
+
+import pytest
+from sqlalchemy import create_engine, text
+
+CHOSEN = frozenset(filter(None, os.environ.get("PACSIMILE_TEST_ENGINES", "").split("+")))
+POSTGRESQL, MILVUS = "postgresql", "milvus"
+_TEMPLATE = "catalog_template"
+_numbers = count(1)
+
+if unknown := CHOSEN - {POSTGRESQL, MILVUS}:
+    raise pytest.UsageError(f"PACSIMILE_TEST_ENGINES: expected postgresql, milvus or both, got {sorted(unknown)}")
+
+
+@dataclass
+class Server:
+    """A PostgreSQL server of our own, on a Unix socket in a folder that goes with it."""
+
+    programs: Path
+    folder: Path
+    _made: set[str] = field(default_factory=set)
+
+    def run(self, program: str, *arguments: str) -> None:
+        user = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
+        command = [*user, str(self.programs / program), "-D", str(self.folder / "data"), *arguments]
+        subprocess.run(command, check=True, capture_output=True, cwd=self.folder, timeout=60)
+
+    def url(self, database: str) -> str:
+        return f"postgresql://postgres@/{database}?host={self.folder}"
+
+    def new_database(self, *, template: str = "template1") -> str:
+        """URL of an empty database."""
+        return self._create(f"catalog_{next(_numbers)}", template)
+
+    def database_of(self, folder: Path) -> str:
+        """URL of the database of a data folder: an up-to-date catalog, empty at first."""
+        name = f"of_{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:24]}"
+        if name in self._made:
+            return self.url(name)
+        if _TEMPLATE not in self._made:
+            from indexer.catalog.engine import open_engine
+
+            self._create(_TEMPLATE, "template1")
+            self._made.add(_TEMPLATE)
+            open_engine(self.url(_TEMPLATE)).dispose()
+        self._made.add(name)
+        return self._create(name, _TEMPLATE)
+
+    def _create(self, name: str, template: str) -> str:
+        engine = create_engine(self.url("postgres").replace("://", "+psycopg://"), isolation_level="AUTOCOMMIT")
+        with engine.connect() as connection:
+            connection.execute(text(f"CREATE DATABASE {name} TEMPLATE {template}"))
+        engine.dispose()
+        return self.url(name)
+
+
+def _programs() -> Path | None:
+    found = [
+        *sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb")),
+        *map(Path, filter(None, [shutil.which("initdb")])),
+    ]
+    return found[-1].parent if found else None
+
+
+@contextmanager
+def running_server(*options: str) -> Iterator[Server]:
+    """A server without durability, unless `options` say otherwise; the test is skipped where there is none."""
+    programs = _programs()
+    if programs is None or find_spec("psycopg") is None:
+        pytest.skip("PostgreSQL or psycopg (extra `postgresql`) is not installed")
+    folder = Path(tempfile.mkdtemp(prefix="pacsimile-"))
+    server = Server(programs, folder)
+    try:
+        if os.geteuid() == 0:
+            try:
+                owner = pwd.getpwnam("postgres")
+            except KeyError:
+                pytest.skip("PostgreSQL does not run as root, and there is no user `postgres`")
+            os.chown(folder, owner.pw_uid, owner.pw_gid)
+        server.run("initdb", "--no-sync", "--auth=trust", "--username=postgres", "--encoding=UTF8", "--locale=C")
+        given = " ".join(options or ("-c fsync=off",))
+        arguments = f"-k {folder} -c listen_addresses='' -c max_connections=300 {given}"
+        server.run("pg_ctl", "start", "--wait", "--silent", "-l", str(folder / "log"), "-o", arguments)
+        yield server
+        server.run("pg_ctl", "stop", "--silent", "--mode=immediate")
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+_standing: list[Server] = []
+"""The server of this run, while every test is on it."""
+
+
+def variables_for(arguments: Sequence[str], given: dict[str, str]) -> dict[str, str]:
+    """Settings, as environment variables, of a command on a data folder; none where it has its own."""
+    folder = _data_folder(arguments, given)
+    if folder is None or not CHOSEN:
+        return {}
+    found = {}
+    if _standing and "PACSIMILE_CATALOG_URL" not in given:
+        found["PACSIMILE_CATALOG_URL"] = _standing[0].database_of(folder)
+    is_sealed = "PACSIMILE_STORAGE_ENCRYPTION_KEY_FILE" in given
+    if MILVUS in CHOSEN and "PACSIMILE_VECTORS_KIND" not in given and not is_sealed:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found |= {"PACSIMILE_VECTORS_KIND": MILVUS, "PACSIMILE_VECTORS_MILVUS_URI": str(folder / "milvus.db")}
+    return found
+
+
+def _data_folder(arguments: Sequence[str], given: dict[str, str]) -> Path | None:
+    if "--data-dir" in arguments[:-1]:
+        return Path(arguments[arguments.index("--data-dir") + 1])
+    return Path(given["PACSIMILE_DATA_DIR"]) if "PACSIMILE_DATA_DIR" in given else None
+
+
+@contextmanager
+def every_catalog_on(server: Server) -> Iterator[None]:
+    """Have whoever opens a SQLite file `…/catalog.sqlite` in this process open its folder's database instead."""
+    from indexer.catalog import engine
+
+    make = engine._make_engine
+
+    def mapped(url: str):  # noqa: ANN202 - as the original
+        path = Path(url.removeprefix("sqlite:///"))
+        if url.startswith("sqlite:///") and path.name == "catalog.sqlite":
+            url = server.database_of(path.parent)
+        return make(url)
+
+    _standing.append(server)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine, "_make_engine", mapped)
+        try:
+            yield
+        finally:
+            _standing.clear()
