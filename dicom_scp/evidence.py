@@ -301,6 +301,8 @@ def _match(match: ChunkMatch, images: Mapping[SOPInstanceUID, QueryImage]) -> li
         items += [
             _number(concept, round(z, 3), named.MILLIMETRE) for concept, z in zip(concepts, extent, strict=True)
         ]
+    levels = ((named.QUERY_LEVEL, match.query_level), (named.FOUND_LEVEL, match.found_level))
+    items += [_text(concept, level) for concept, level in levels if level]
     for concept, ref in zip(named.QUERY_SLICES, _ends(match.query_slices), strict=False):
         if ref.sop_instance_uid in images:
             items.append(_image(concept, images[ref.sop_instance_uid], ref.frame_number))

@@ -62,6 +62,8 @@ COMPLETENESSES = {
 # Which slices look alike, of the query and of the study found.
 QUERY_Z = (_own("query-z-from", "Query from z, LPS"), _own("query-z-to", "Query to z, LPS"))
 FOUND_Z = (_own("found-z-from", "Found from z, LPS"), _own("found-z-to", "Found to z, LPS"))
+QUERY_LEVEL = _own("query-level", "Query, estimated level of the body")
+FOUND_LEVEL = _own("found-level", "Found, estimated level of the body")
 QUERY_SLICES = (
     _own("query-first", "Query, most inferior slice"),
     _own("query-middle", "Query, middle slice"),

@@ -15,6 +15,7 @@ from indexer.catalog.embeddings import StoredChunk
 from indexer.errors import NotFound, Parked
 from indexer.judging import shows_nearly_the_same
 from indexer.pairing import SeriesPair, best_pair
+from indexer.places import level_of
 from indexer.uids import EncoderId, SeriesInstanceUID, StudyInstanceUID
 
 
@@ -151,8 +152,10 @@ def _study(
 
 def _series(pair: SeriesPair, chunks: Mapping[int, StoredChunk]) -> PriorSeries:
     levels = []
-    for row, pk in enumerate(pair.present_sequence.chunk_pks):
-        here, there = chunks.get(pk), chunks.get(pair.other_sequence.chunk_pks[int(pair.alignment.pairs[row])])
+    own, other = pair.present_sequence, pair.other_sequence
+    for row, pk in enumerate(own.chunk_pks):
+        place = int(pair.alignment.pairs[row])
+        here, there = chunks.get(pk), chunks.get(other.chunk_pks[place])
         if here is not None and there is not None:  # neither was replaced meanwhile
             levels.append(
                 ChunkMatch(
@@ -162,6 +165,8 @@ def _series(pair: SeriesPair, chunks: Mapping[int, StoredChunk]) -> PriorSeries:
                     found_slices=there.slices,
                     found_z_mm=(there.box_lps_mm[2], there.box_lps_mm[5]),
                     similarity=_similarity(float(pair.alignment.cosines[row])),
+                    query_level=level_of(own.vectors[row]),
+                    found_level=level_of(other.vectors[place]),
                 )
             )
     return PriorSeries(

@@ -63,7 +63,9 @@ def encoded(dataset: Dataset) -> bytes:
 
 def match(number: int, frames: bool = False) -> ChunkMatch:
     found = tuple(SliceRef(SOPInstanceUID(f"2.25.{number}.1.{n}"), n if frames else None) for n in range(1, 33))
-    return ChunkMatch(SeriesInstanceUID("2.25.1.1"), tuple(OWN[:32]), (-10.0, 86.0), found, (1.0 / 3, 96.25), 0.9)
+    levels = ("upper abdomen", "mid thorax") if frames else ("", "")
+    own = tuple(OWN[:32])
+    return ChunkMatch(SeriesInstanceUID("2.25.1.1"), own, (-10.0, 86.0), found, (1.0 / 3, 96.25), 0.9, *levels)
 
 
 def hit(rank: int, frames: bool = False) -> StudyHit:
@@ -230,6 +232,13 @@ def test_every_result_is_told_whole() -> None:
         assert (numbers["Query from z, LPS"], numbers["Query to z, LPS"]) == (-10, 86)
         assert (numbers["Found from z, LPS"], numbers["Found to z, LPS"]) == (pytest.approx(0.333), 96.25)
         assert numbers["Found frame, middle slice"] == 17
+        texts = {concept(item): item.TextValue for item in match_of.ContentSequence if item.ValueType == "TEXT"}
+        assert texts["Query, estimated level of the body"] == "upper abdomen"
+        assert texts["Found, estimated level of the body"] == "mid thorax"
+
+
+def test_a_level_that_is_not_known_is_not_told() -> None:
+    assert not [item for item in walk(written(an_answer(1))) if "level" in concept(item)]
 
 
 def test_system_query_and_archive_are_told() -> None:

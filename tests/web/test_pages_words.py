@@ -1,12 +1,17 @@
 """Attributes in words, values in 16 bits, slices counted from the head."""
 
+from dataclasses import fields
+from typing import Any
+
 import numpy as np
 import pytest
 
 from indexer.catalog.embeddings import StoredChunk
 from indexer.uids import SliceRef, SOPInstanceUID
 from node.web.pages import words
-from node.web.pages.lines import window_for
+from node.web.pages.hits import Hit, MatchedSlices
+from node.web.pages.html import html
+from node.web.pages.lines import StudyLine, window_for
 from node.web.pages.numbering import numbers_of, span
 from node.web.pages.values import words_of
 
@@ -47,6 +52,27 @@ def test_dates_and_ages() -> None:
 )
 def test_how_far_apart(text: str, other: str, expected: str) -> None:
     assert words.apart(text, other) == expected
+
+
+def test_levels_stand_beside_what_matches_where_they_are_known() -> None:
+    assert words.level("head", "head") == "head"
+    assert words.level("mid thorax", "upper abdomen") == "mid thorax – upper abdomen"
+    assert words.level("", "") == words.level("head", "") == ""
+    known, unknown = _card("upper abdomen"), _card("")
+    assert "<summary>Slices 1–9 match 4–12 · upper abdomen</summary>" in known
+    assert "<td>upper abdomen</td>" in known
+    assert '<th scope="col">level</th>' in known
+    assert "<summary>Slices 1–9 match 4–12</summary>" in unknown
+    assert '<th scope="col">level</th>' not in unknown
+
+
+def _card(level: str) -> str:
+    """What the page says of a hit whose best match lies at a level."""
+    values: dict[str, Any] = {field.name: "" for field in fields(StudyLine)}
+    study = StudyLine(**values | {"uid": "1.2", "series": (), "viewers": ()})
+    hit = Hit(1, study, 0.9, False, "1.3", "1.4", "/a", "/b", (MatchedSlices("1–9", "4–12", level, 0.9),), 1, "")
+    nothing = {"priors": (), "copies": (), "waiting": "", "problem": "", "is_unusual": False}
+    return bytes(html("related.html", study=study, limit=12, next_limit=0, hits=[hit], **nothing).body).decode()
 
 
 def test_whole_values_stay_exact_and_others_nearly() -> None:

@@ -24,10 +24,11 @@ router = APIRouter(route_class=PageRoute, include_in_schema=False)
 
 @dataclass(frozen=True)
 class MatchedSlices:
-    """A matched level in words: which slices here, which there."""
+    """A matched level in words: which slices here, which there, and where along the body, if that is known."""
 
     here: str
     there: str
+    level: str
     similarity: float
 
 
@@ -198,7 +199,7 @@ def _hit(rank: int, seed: StudyLine, study: StudyLine, found: _Found, numbers: M
 
 def _level(match: ChunkMatch, numbers: Mapping[SliceRef, int]) -> MatchedSlices:
     here, there = span(match.query_slices, numbers), span(match.found_slices, numbers)
-    return MatchedSlices(here, there, match.similarity)
+    return MatchedSlices(here, there, words.level(match.query_level, match.found_level), match.similarity)
 
 
 def _middle(slices: Sequence[SliceRef]) -> SliceRef:

@@ -69,6 +69,13 @@ def apart(text: str, other: str) -> str:
     raise AssertionError("the last unit fits all")
 
 
+def level(here: str, there: str) -> str:
+    """Name the levels of two matching parts: once where they agree; empty where one is not known."""
+    if not here or not there:
+        return ""
+    return here if here == there else f"{here} – {there}"
+
+
 def value(attributes: JsonObject, keyword: str) -> str:
     """First value of an attribute as text."""
     return first_value(attributes, keyword).strip()
