@@ -1,5 +1,6 @@
 """The settings of a node, frozen, with units in their names. `defaults.toml` explains every key."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -12,6 +13,17 @@ from config.web import HttpSettings
 OptionalAETitle = Annotated[str, StringConstraints(max_length=16, pattern=r"^[!-\[\]-~]*$")]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 PositiveInt = Annotated[int, Field(gt=0)]
+
+
+class Role(StrEnum):
+    """What a node does of all that a node can do."""
+
+    RECEIVE = "receive"
+    """Takes instances in: C-STORE, storage commitment, what an Orthanc has."""
+    WORK = "work"
+    """Embeds series."""
+    QUERY = "query"
+    """Answers: C-FIND, C-MOVE, C-GET, HTTP, rules; keeps the vector index."""
 
 
 class DicomSettings(Section):
@@ -48,6 +60,7 @@ class DicomSettings(Section):
 class StorageSettings(Section):
     """What happens to received instances."""
 
+    spool_dir: str
     on_conflict: Literal["keep-first", "replace"]
     keep: Literal["all", "none"]
     retrieve_aet: OptionalAETitle
@@ -253,6 +266,7 @@ class Settings(Section):
     """Everything a node needs to know; made by `config.load.load_settings` and passed in."""
 
     data_dir: Path
+    roles: Annotated[tuple[Role, ...], Field(min_length=1)]
     bundle: str
     peers: tuple[Peer, ...]
     cohorts: tuple[Cohort, ...]
@@ -321,6 +335,15 @@ class Settings(Section):
         return self
 
     @model_validator(mode="after")
+    def _share(self) -> Self:
+        if set(self.roles) < set(Role) and not (self.is_shared and self.storage.spool_dir):
+            raise ValueError(
+                f"roles: a node that is only {' and '.join(self.roles)} shares catalog and stored instances with "
+                "others: set catalog.url (postgresql+psycopg://…) and storage.spool_dir"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _keep_sealed(self) -> Self:
         if self.storage.encryption_key_file and self.vectors.kind == "milvus":
             raise ValueError('storage.encryption_key_file does not reach what kind = "milvus" keeps: use "hnsw"')
@@ -348,9 +371,18 @@ class Settings(Section):
         return self.catalog.url or f"sqlite:///{self.data_dir.resolve() / 'catalog.sqlite'}"
 
     @property
+    def is_shared(self) -> bool:
+        """Whether other nodes may use the catalog as well."""
+        return self.catalog.url.startswith("postgresql")
+
+    @property
     def spool_dir(self) -> Path:
         """Folder of the stored instances."""
-        return self.data_dir / "spool"
+        return Path(self.storage.spool_dir) if self.storage.spool_dir else self.data_dir / "spool"
+
+    def has(self, role: Role) -> bool:
+        """Whether this node does what a role is about."""
+        return role in self.roles
 
     @property
     def snapshot_dir(self) -> Path:

@@ -31,7 +31,7 @@ from pynetdicom.sop_class import (
 
 from config.access import Cohort, Peer, Service
 from config.exposure import is_loopback
-from config.model import Settings
+from config.model import Role, Settings
 from dicom_scp import statuses
 from dicom_scp.tls import PeerCertificate, shown_certificate
 from indexer.catalog import Catalog, CatalogView
@@ -66,6 +66,12 @@ _SERVICE_OF_REQUEST = {
 }
 
 
+_SERVICES_OF_ROLE = {
+    Role.RECEIVE: frozenset({Service.ECHO, Service.STORE, Service.COMMIT}),
+    Role.QUERY: frozenset({Service.ECHO, Service.FIND, Service.SIMILAR, Service.MOVE, Service.GET}),
+}
+
+
 @dataclass(frozen=True)
 class Admission:
     """What somebody may do who was let in.
@@ -86,6 +92,8 @@ class Gatekeeper:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._peers = {peer.aet: peer for peer in settings.peers}
+        of_roles = [_SERVICES_OF_ROLE.get(role, frozenset()) for role in settings.roles]
+        self._services: frozenset[Service] = frozenset().union(*of_roles)
         self._lock = threading.Lock()
         self._resolved: dict[str, tuple[float, frozenset[str]]] = {}
 
@@ -99,12 +107,13 @@ class Gatekeeper:
         """
         peer = self._peers.get(ae_title)
         if peer is not None and self._is(peer, address, certificate):
-            return Admission(peer.services, self._settings.cohort(peer.cohort) if peer.cohort else None)
+            cohort = self._settings.cohort(peer.cohort) if peer.cohort else None
+            return Admission(peer.services & self._services, cohort)
         policy = self._settings.dicom.unknown_peers
         if peer is not None and not peer.is_plain:  # somebody else under its name
             return None
         if policy == "ALLOW" or (policy == "LOOPBACK" and is_loopback(_plain(address))):
-            return Admission(frozenset(Service))
+            return Admission(self._services)
         return None
 
     def cohort_of(self, ae_title: str) -> Cohort | None:

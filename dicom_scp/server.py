@@ -9,7 +9,7 @@ from typing import Any
 
 from pynetdicom import AE, _config, evt
 
-from config.model import Settings
+from config.model import Role, Settings
 from dicom_scp.access import Access
 from dicom_scp.commitment import CommitmentHandlers, OpenAssociations
 from dicom_scp.committer import Committer
@@ -91,6 +91,7 @@ class DicomServer:
             client_context(settings.dicom.tls, peer)  # files that cannot be used are told of now
         self._handlers = Handlers(settings, catalog, access, intake, finder, self._senders, fetcher, meter)
         self._commits = settings.storage.keep == "all"
+        self._commits_are_reported = settings.has(Role.RECEIVE)
         associations = OpenAssociations()
         self._committer = Committer(
             settings.commitment,
@@ -190,7 +191,8 @@ class DicomServer:
             target=self._server.serve_forever, args=(_POLL_S,), name="dicom-listener", daemon=True
         )
         self._thread.start()
-        self._committer.start()
+        if self._commits_are_reported:
+            self._committer.start()
         how = "over TLS" if self._tls is not None else "without TLS"
         logger.info(
             "DICOM on %s:%d %s as %s and %s", dicom.host, self.bound_port, how, dicom.aet, dicom.similar_aet

@@ -1,21 +1,21 @@
 """The data folder of a node: made once; one process at a time works on its series."""
 
 import fcntl
-import hashlib
 import json
-import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
+from uuid import uuid4
 
 from config.errors import ConfigError
 from indexer.errors import Transient
 from indexer.uids import EncoderId
 
 LOCK = "node.lock"
+IDENTITY = "node.id"
 _PATIENCE_S = 1.0
 """Somebody who only looks holds the lock for a moment; so long it is asked for again."""
 
@@ -54,8 +54,21 @@ def prepare(folder: Path) -> None:
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         (folder / LOCK).touch()
+        if not (folder / IDENTITY).exists():
+            with suppress(FileExistsError):
+                _identify(folder)
     except OSError as error:
         raise ConfigError([f"data_dir {folder}: cannot be used: {error.strerror}"]) from error
+
+
+def _identify(folder: Path) -> None:
+    """Give a data folder an identity of its own, whole at once; an older one stays."""
+    draft = folder / f".{IDENTITY}-{uuid4().hex}"
+    draft.write_text(uuid4().hex)
+    try:
+        (folder / IDENTITY).hardlink_to(draft)
+    finally:
+        draft.unlink()
 
 
 @contextmanager
@@ -90,9 +103,11 @@ def holder(folder: Path) -> Holder | None:
 
 
 def worker_name(folder: Path) -> str:
-    """Name the workers of a data folder on this host, the same after every start."""
-    place = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:12]
-    return f"{socket.gethostname()}:{place}:"
+    """Name the workers of a data folder, the same after every start, and no other's.
+
+    Neither host names nor paths tell nodes apart: containers share both at times.
+    """
+    return f"{(folder / IDENTITY).read_text()}:"
 
 
 def _locked(file: IO[str], kind: int) -> bool:

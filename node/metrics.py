@@ -4,6 +4,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,7 @@ class Metrics:
     run. How much the index finds of what exact search does is measured now and then, beside everything else.
     """
 
-    def __init__(self, settings: Settings, catalog: Catalog, keeper: IndexKeeper) -> None:
+    def __init__(self, settings: Settings, catalog: Catalog, keeper: IndexKeeper | None) -> None:
         self._catalog = catalog
         self._keeper = keeper
         self._settings = settings
@@ -94,8 +95,8 @@ class Metrics:
         """A question for similar studies was answered over HTTP."""
         self._queries.labels("http").observe(seconds)
 
-    def watch(self, dicom: DicomServer, worker: WorkerSupervisor) -> None:
-        """Tell how these stand as well; once."""
+    def watch(self, dicom: DicomServer | None, worker: WorkerSupervisor | None) -> None:
+        """Tell how these stand as well, if the node has them; once."""
         self._registry.register(_Standing(self._settings, self._catalog, self._keeper, dicom, worker, self))
 
     def exposition(self) -> bytes:
@@ -128,13 +129,15 @@ class Metrics:
 
     def _measure_if_due(self) -> None:
         is_idle = self._measuring is None or not self._measuring.is_alive()
-        if is_idle and time.monotonic() >= self._recall_due and not self._closing.is_set():
-            self._measuring = threading.Thread(target=self._measure, name="recall", daemon=True)
+        is_due = is_idle and time.monotonic() >= self._recall_due and not self._closing.is_set()
+        if self._keeper is not None and is_due:
+            measure = partial(self._measure, self._keeper)
+            self._measuring = threading.Thread(target=measure, name="recall", daemon=True)
             self._measuring.start()
 
-    def _measure(self) -> None:
+    def _measure(self, keeper: IndexKeeper) -> None:
         """Ask the index for the neighbours of some of its own embeddings, and go through all to see which are."""
-        index, encoder_id = self._keeper.current()
+        index, encoder_id = keeper.current()
         embeddings = self._catalog.embeddings
         try:
             ids = embeddings.ids(encoder_id)
@@ -160,9 +163,9 @@ class _Standing(Collector):
         self,
         settings: Settings,
         catalog: Catalog,
-        keeper: IndexKeeper,
-        dicom: DicomServer,
-        worker: WorkerSupervisor,
+        keeper: IndexKeeper | None,
+        dicom: DicomServer | None,
+        worker: WorkerSupervisor | None,
         metrics: Metrics,
     ) -> None:
         self._settings = settings
@@ -174,10 +177,13 @@ class _Standing(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """See `Collector`."""
-        running = self._worker.health.state is WorkerState.RUNNING
-        yield _gauge("pacsimile_worker_running", "Whether the worker process is at work", float(running))
-        yield _gauge("pacsimile_open_associations", "Associations open now", self._dicom.open_associations)
-        yield _gauge("pacsimile_index_embeddings", "Embeddings in the index", len(self._keeper.current()[0]))
+        if self._worker is not None:
+            running = self._worker.health.state is WorkerState.RUNNING
+            yield _gauge("pacsimile_worker_running", "Whether the worker process is at work", float(running))
+        if self._dicom is not None:
+            yield _gauge("pacsimile_open_associations", "Associations open now", self._dicom.open_associations)
+        if self._keeper is not None:
+            yield _gauge("pacsimile_index_embeddings", "Embeddings in the index", len(self._keeper.current()[0]))
         if (found := self._metrics.recall) is not None:
             yield _gauge("pacsimile_index_recall", "Share of the nearest embeddings that the index finds", found)
         try:

@@ -11,7 +11,7 @@ from types import FrameType
 
 from config.errors import ConfigError
 from config.exposure import demand_safe
-from config.model import Settings
+from config.model import Role, Settings
 from dicom_scp.disk import Reserve
 from dicom_scp.forgetting import Forgetter
 from dicom_scp.server import DicomServer
@@ -22,7 +22,7 @@ from indexer.errors import Transient
 from indexer.keeper import IndexKeeper
 from indexer.priors import Priors
 from indexer.search import Search
-from indexer.uids import EncoderId, SeriesInstanceUID
+from indexer.uids import EncoderId
 from node import folder
 from node.audit import AuditTrail
 from node.audit_dicom import DicomWitness
@@ -41,8 +41,9 @@ from node.orthanc.follower import Follower
 from node.reports import Reports
 from node.storage import open_catalog, open_spool
 from node.supervisor import WorkerHealth, WorkerState, WorkerSupervisor
+from node.together import Elsewhere, demand_same_clock
 from node.web.api import make_app
-from node.web.context import WebContext
+from node.web.context import Standing, WebContext
 from node.web.decoding import TranscoderPool
 from node.web.jobs import Jobs
 from node.web.rendering import Pictures
@@ -77,7 +78,8 @@ class Node:
         demand_safe(settings)
         self.settings = settings
         self._bundle = read_bundle(settings.bundle)
-        self._bundle.weight_files()
+        if set(settings.roles) - {Role.RECEIVE}:
+            self._bundle.weight_files()
         self._parts = ExitStack()
         self._stopping = threading.Event()
         self._dicom: DicomServer | None = None
@@ -122,54 +124,80 @@ class Node:
         me = folder.Holder(is_node=True, encoder_id=self._bundle.encoder_id)
         parts.enter_context(folder.exclusively(settings.data_dir, me))
         catalog = parts.enter_context(open_catalog(settings))
+        demand_same_clock(catalog)
         spool = open_spool(settings, catalog, settings.storage.reserve_mib)
-        keeper = IndexKeeper(catalog, settings.vectors, settings.snapshot_dir, self._active_encoder(catalog))
-        parts.callback(keeper.close)
+        keeper = self._index_keeper(catalog) if settings.has(Role.QUERY) else None
+        search = Search(catalog, keeper, settings.search) if keeper is not None else None
         metrics = Metrics(settings, catalog, keeper)
         parts.callback(metrics.close)
-        search = Search(catalog, keeper, settings.search)
-        reports = Reports(settings, catalog, spool, search)
         trail = self._trail = self._audit_trail()
         dicom = self._dicom = self._dicom_face(spool, catalog, search, metrics, trail)
-        supervisor = self._supervisor = WorkerSupervisor(settings, catalog)
+        supervisor = self._supervisor = WorkerSupervisor(settings, catalog) if settings.has(Role.WORK) else None
         metrics.watch(dicom, supervisor)
         forgetter = Forgetter(settings.forgetting, catalog, spool)
+        witness = HttpWitness(trail, catalog, settings.dicom.aet)
+        context = Standing(settings, catalog, keeper, dicom, supervisor, metrics, witness)
+        if keeper is not None and search is not None and dicom is not None:
+            context = self._answering(context, keeper, dicom, search, spool, forgetter)
+        http = self._http = HttpServer(settings.http, make_app(context))
+        if supervisor is not None:
+            supervisor.start()
+            parts.callback(supervisor.stop)
+        eraser = Eraser(settings, catalog, forgetter, keeper) if keeper is not None else None
+        self._start_housekeeping(catalog, keeper, dicom, eraser)
+        if isinstance(context, WebContext):
+            courier = Courier(settings, catalog, spool, context.search, context.reports)
+            courier.start()
+            parts.callback(courier.stop, _DRAIN_S)
+        if settings.has(Role.RECEIVE):
+            self._follow_orthanc(catalog, spool)
+        http.start()
+        parts.callback(http.stop)
+        if dicom is not None:
+            dicom.start()
+            parts.callback(dicom.stop, _DRAIN_S)
+        gc.collect()
+        gc.freeze()  # collections, of which ended associations need many, look at what came since only
+
+    def _index_keeper(self, catalog: Catalog) -> IndexKeeper:
+        settings = self.settings
+        keeper = IndexKeeper(catalog, settings.vectors, settings.snapshot_dir, self._active_encoder(catalog))
+        self._parts.callback(keeper.close)
+        return keeper
+
+    def _answering(
+        self,
+        standing: Standing,
+        keeper: IndexKeeper,
+        dicom: DicomServer,
+        search: Search,
+        spool: Spool,
+        forgetter: Forgetter,
+    ) -> WebContext:
+        """What the HTTP face of a node that answers works with."""
+        settings, catalog = self.settings, standing.catalog
         transcoders = TranscoderPool(settings.indexing.memory_limit_mib)
-        parts.callback(transcoders.close)
+        self._parts.callback(transcoders.close)
         jobs = Jobs(settings, search)
-        parts.callback(jobs.close)
-        context = WebContext(
+        self._parts.callback(jobs.close)
+        return WebContext(
             settings=settings,
             catalog=catalog,
+            keeper=keeper,
+            dicom=dicom,
+            worker=standing.worker,
+            metrics=standing.metrics,
+            witness=standing.witness,
             view=catalog.within(None),
             spool=spool,
             search=search,
-            keeper=keeper,
-            dicom=dicom,
-            worker=supervisor,
-            metrics=metrics,
-            reports=reports,
+            reports=Reports(settings, catalog, spool, search),
             forgetter=forgetter,
             priors=Priors(catalog),
             pictures=Pictures(spool, transcoders),
             transcoders=transcoders,
             jobs=jobs,
-            witness=HttpWitness(trail, catalog, settings.dicom.aet),
         )
-        http = self._http = HttpServer(settings.http, make_app(context))
-        supervisor.start()
-        parts.callback(supervisor.stop)
-        self._start_housekeeping(catalog, keeper, dicom, Eraser(settings, catalog, forgetter, keeper))
-        courier = Courier(settings, catalog, spool, search, reports)
-        courier.start()
-        parts.callback(courier.stop, _DRAIN_S)
-        self._follow_orthanc(catalog, spool)
-        http.start()
-        parts.callback(http.stop)
-        dicom.start()
-        parts.callback(dicom.stop, _DRAIN_S)
-        gc.collect()
-        gc.freeze()  # collections, of which ended associations need many, look at what came since only
 
     def _active_encoder(self, catalog: Catalog) -> EncoderId:
         """Whose embeddings answer; in an empty catalog from now on the bundle's."""
@@ -197,12 +225,14 @@ class Node:
         return trail
 
     def _dicom_face(
-        self, spool: Spool, catalog: Catalog, search: Search, metrics: Metrics, trail: AuditTrail
-    ) -> DicomServer:
+        self, spool: Spool, catalog: Catalog, search: Search | None, metrics: Metrics, trail: AuditTrail
+    ) -> DicomServer | None:
         settings = self.settings
+        if settings.roles == (Role.WORK,):
+            return None
         witness = DicomWitness(trail, catalog, settings.dicom.aet) if trail.is_on else None
         observers = [*(witness.handlers() if witness else ()), *metrics.observers()]
-        dicom = DicomServer(settings, catalog, spool, search, observers, metrics)
+        dicom = DicomServer(settings, catalog, spool, search or Elsewhere(), observers, metrics)
         if witness is not None:
             dicom.tell_of_kept(witness.kept)
             dicom.tell_of_sent(witness.sending)
@@ -210,7 +240,7 @@ class Node:
         return dicom
 
     def _start_housekeeping(
-        self, catalog: Catalog, keeper: IndexKeeper, dicom: DicomServer, eraser: Eraser
+        self, catalog: Catalog, keeper: IndexKeeper | None, dicom: DicomServer | None, eraser: Eraser | None
     ) -> None:
         work = (catalog, keeper, dicom, eraser)
         housekeeper = threading.Thread(target=self._housekeeping, args=work, name="housekeeper", daemon=True)
@@ -224,9 +254,14 @@ class Node:
             follower.start()
             self._parts.callback(follower.stop, _DRAIN_S)
 
-    def _coming_in(self, dicom: DicomServer) -> set[SeriesInstanceUID]:
-        """Series that somebody is just sending, or that are just being fetched."""
-        return dicom.being_sent().union(self._follower.being_taken() if self._follower else ())
+    def _settle(self, catalog: Catalog, dicom: DicomServer | None) -> None:
+        """Settle series, but for those that somebody is just sending, or that are just being fetched."""
+        coming_in = dicom.being_sent() if dicom is not None else set()
+        coming_in |= self._follower.being_taken() if self._follower else set()
+        quiet_time_s = self.settings.indexing.quiet_time_s
+        if coming_in and self.settings.is_shared:
+            catalog.progress.keep_unsettled(coming_in, quiet_time_s)
+        catalog.progress.settle(quiet_time_s, coming_in)
 
     def _has_room(self) -> bool:
         """Whether the disk has more than its reserve free; says so where that changes."""
@@ -283,17 +318,23 @@ class Node:
             self._trail.add(index_changed(who, f"embeddings of {active} answer now{later}"))
         self._told_encoder = active
 
-    def _housekeeping(self, catalog: Catalog, keeper: IndexKeeper, dicom: DicomServer, eraser: Eraser) -> None:
+    def _housekeeping(
+        self, catalog: Catalog, keeper: IndexKeeper | None, dicom: DicomServer | None, eraser: Eraser | None
+    ) -> None:
         """Settle series, follow the catalog's journal, write snapshots, erase what was forgotten."""
         while not self._stopping.wait(_TICK_S):
             try:
-                self._tell_of_encoder(keeper.current()[1])
-                catalog.progress.settle(self.settings.indexing.quiet_time_s, self._coming_in(dicom))
-                keeper.refresh()
-                if self._has_room():
-                    keeper.snapshot_if_due()
-                eraser.work_off()
-                dicom.tidy_if_due()
+                self._settle(catalog, dicom)
+                has_room = self._has_room()
+                if keeper is not None:
+                    self._tell_of_encoder(keeper.current()[1])
+                    keeper.refresh()
+                    if has_room:
+                        keeper.snapshot_if_due()
+                if eraser is not None:
+                    eraser.work_off()
+                if dicom is not None:
+                    dicom.tidy_if_due()
             except Transient as error:
                 log.warning("tried again soon: %s", error)
             except Exception:  # whatever happens, the next round is worth trying

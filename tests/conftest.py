@@ -212,9 +212,8 @@ class RunningNode:
 
         until(is_ready, START_S, "the node is ready")
         for name, pattern in (("dicom", r"localhost (\d+) FOLDER"), ("http", r"http://localhost:(\d+)/")):
-            found = re.search(pattern, self.log)
-            assert found is not None, self.log
-            self.ports[name] = int(found[1])
+            if found := re.search(pattern, self.log):  # not every node has every face
+                self.ports[name] = int(found[1])
 
     def get(self, path: str) -> Any:  # noqa: ANN401 - any JSON
         with urllib.request.urlopen(f"http://127.0.0.1:{self.ports['http']}{path}", timeout=30) as answer:

@@ -4,11 +4,13 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
+from sqlalchemy import func, select
+
 from config.access import Cohort
 from indexer.catalog.browse import Browse
 from indexer.catalog.commitments import Commitments
 from indexer.catalog.embeddings import Embeddings
-from indexer.catalog.engine import open_engine
+from indexer.catalog.engine import open_engine, reading
 from indexer.catalog.holdings import Holdings
 from indexer.catalog.journal import Journal
 from indexer.catalog.lookup import Lookup
@@ -88,6 +90,20 @@ class Catalog:
         self.tombstones = Tombstones(self._engine)
         self.outbox = Outbox(self._engine)
         self.orthanc_studies = OrthancStudies(self._engine)
+
+    def clock(self) -> float | None:
+        """The time of the database's machine, seconds since the epoch; None for SQLite, which has no other.
+
+        Raises
+        ------
+        indexer.errors.Transient
+            The database cannot be reached.
+        """
+        if self._engine.dialect.name != "postgresql":
+            return None
+        with reading(self._engine) as connection:
+            now = select(func.extract("epoch", func.clock_timestamp()))
+            return float(connection.execute(now).scalar_one())
 
     def within(self, cohort: Cohort | None) -> CatalogView:
         """What the members of a cohort let somebody see; all, where there is no cohort."""

@@ -106,6 +106,17 @@ class Progress:
                 for uid in quiet
             )
 
+    def keep_unsettled(self, being_sent: Collection[SeriesInstanceUID], quiet_time_s: float) -> None:
+        """Have other nodes see that some series are still being sent: they settle what has been quiet too long."""
+        now = time.time()
+        with reading(self._engine) as connection:
+            quiet = (series.c.state == SeriesState.RECEIVING) & (series.c.last_instance_at < now - quiet_time_s / 2)
+            uids = set(connection.execute(select(series.c.series_instance_uid).where(quiet)).scalars())
+        if mine := sorted(uids.intersection(being_sent)):
+            with writing(self._engine) as connection:
+                chosen = series.c.series_instance_uid.in_(mine) & (series.c.state == SeriesState.RECEIVING)
+                connection.execute(update(series).where(chosen).values(last_instance_at=now))
+
     def hurry(self, series_pks: Collection[int]) -> None:
         """Have series that somebody waits for taken before others."""
         waited_for = series.c.id.in_(series_pks) & series.c.asked_at.is_(None)

@@ -33,16 +33,23 @@ def serve(
     dicom_port: Annotated[int | None, typer.Option(help="DICOM port.", show_default=False)] = None,
     http_port: Annotated[int | None, typer.Option(help="HTTP port.", show_default=False)] = None,
     bundle: BundleName = None,
+    role: Annotated[
+        list[str] | None,
+        typer.Option(help="receive, work, query; repeatable. Default: all.", show_default=False),
+    ] = None,
     config: ConfigFile = None,
 ) -> None:
     """Receive studies, index them, and answer queries until Ctrl-C or SIGTERM.
 
     Send with any DICOM sender to AE title PACSIMILE; ask by C-FIND at AE title SIMILAR. Every option is also a
-    setting ([cyan]pacsimile config defaults[/cyan]) and an environment variable (PACSIMILE_DICOM_PORT).
+    setting ([cyan]pacsimile config defaults[/cyan]) and an environment variable (PACSIMILE_DICOM_PORT). Nodes
+    with one PostgreSQL catalog may share the work by --role (docs/scaling.md).
     """
     from node.cli.serve import run
 
-    run(settings_from(config, data_dir=data_dir, dicom__port=dicom_port, http__port=http_port, bundle=bundle))
+    roles = None if not role else ["receive", "work", "query"] if "all" in role else role
+    faces = {"dicom__port": dicom_port, "http__port": http_port}
+    run(settings_from(config, data_dir=data_dir, bundle=bundle, roles=roles, **faces))
 
 
 @app.command()

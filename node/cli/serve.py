@@ -1,6 +1,6 @@
 """`pacsimile serve`."""
 
-from config.model import Settings
+from config.model import Role, Settings
 from node import folder, logs
 from node.cli.output import errors
 from node.service import Node
@@ -18,15 +18,17 @@ def _say_how(node: Node) -> None:
     settings, host = node.settings, node.settings.dicom.host
     reach = "localhost" if host in {"127.0.0.1", "::1", "0.0.0.0", "::"} else host  # noqa: S104 - compared only
     port = node.dicom_port
-    scheme = "https" if settings.http.tls.certificate_file else "http"
-    errors.print(
-        f"""
-Pacsimile is ready. Data in {settings.data_dir.resolve()}
-  send a study       storescu -aec {settings.dicom.aet} +sd +r {reach} {port} FOLDER
-  ask what is like   findscu -S -aec {settings.dicom.similar_aet} -k QueryRetrieveLevel=STUDY \\
-                       -k StudyInstanceUID=UID -k PatientID -k StudyDescription {reach} {port}
-  over HTTP          {scheme}://{reach}:{node.http_port}/studies/UID/similar
-  how it stands      pacsimile status --data-dir {settings.data_dir}
-Not for diagnosis. Ctrl-C stops.
-"""
-    )
+    web = f"{'https' if settings.http.tls.certificate_file else 'http'}://{reach}:{node.http_port}"
+    told = [f"Pacsimile is ready. Data in {settings.data_dir.resolve()}"]
+    if settings.has(Role.RECEIVE):
+        told.append(f"send a study       storescu -aec {settings.dicom.aet} +sd +r {reach} {port} FOLDER")
+    if settings.has(Role.QUERY):
+        told += [
+            f"ask what is like   findscu -S -aec {settings.dicom.similar_aet} -k QueryRetrieveLevel=STUDY \\",
+            f"                     -k StudyInstanceUID=UID -k PatientID -k StudyDescription {reach} {port}",
+            f"over HTTP          {web}/studies/UID/similar",
+        ]
+    if set(settings.roles) < set(Role):
+        told.append(f"this node's part   {', '.join(settings.roles)}; its health: {web}/health")
+    told.append(f"how it stands      pacsimile status --data-dir {settings.data_dir}")
+    errors.print("\n" + "\n  ".join(told) + "\nNot for diagnosis. Ctrl-C stops.\n")

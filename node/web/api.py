@@ -10,7 +10,7 @@ from fastapi.openapi.utils import get_openapi
 from config.web import Scope
 from node.web import access, forget, health, priors, rendered, reports, scrape, similar, similar_uploads
 from node.web.access import require_scopes
-from node.web.context import WebContext
+from node.web.context import Standing, WebContext
 from node.web.dicomweb import retrieve, search
 from node.web.gate import Admission, Gate
 from node.web.pages import assets, routes
@@ -40,11 +40,11 @@ _GUARDED = (
     (rendered.router, Scope.READ),
     (retrieve.router, Scope.READ),
 )
-"""What may be done with which scope; pages and /status say it of themselves."""
+"""What may be done with which scope, the first at every node; pages and /status say it of themselves."""
 
 
-def make_app(context: WebContext) -> FastAPI:
-    """Make the application.
+def make_app(context: Standing) -> FastAPI:
+    """Make the application: all of it with a `WebContext`, else health, status and figures.
 
     Raises
     ------
@@ -65,15 +65,21 @@ def make_app(context: WebContext) -> FastAPI:
     app.add_middleware(QueryTimer, observe=context.metrics.answered_over_http)
     add_problem_handlers(app)
     app.include_router(health.router)
+    for router, scope in _GUARDED if isinstance(context, WebContext) else _GUARDED[:1]:
+        app.include_router(router, dependencies=[Security(require_scopes, scopes=[scope])])
+    if isinstance(context, WebContext):
+        _add_answers(app)
+    app.openapi = partial(_document, app)  # type: ignore[method-assign]  # FastAPI's own way to extend it
+    return app
+
+
+def _add_answers(app: FastAPI) -> None:
+    """What only a node has that answers, and that is not guarded as a whole."""
     app.include_router(access.router)
     app.include_router(assets.router)
-    for router, scope in _GUARDED:
-        app.include_router(router, dependencies=[Security(require_scopes, scopes=[scope])])
     reading = [Security(require_scopes, scopes=[Scope.READ])]
     app.include_router(rendered.router, prefix="/dicomweb", dependencies=reading)
     app.include_router(routes.router)
-    app.openapi = partial(_document, app)  # type: ignore[method-assign]  # FastAPI's own way to extend it
-    return app
 
 
 def _document(app: FastAPI) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """What the routes work with: the node's parts, made once and handed over when the application is made."""
 
 from dataclasses import dataclass, replace
-from typing import Annotated
+from typing import Annotated, Self
 
 from fastapi import Depends, Path, Request
 
@@ -33,8 +33,25 @@ InstanceUid = Annotated[str, _UID]
 
 
 @dataclass(frozen=True)
-class WebContext:
-    """The parts of the running node.
+class Standing:
+    """What every node can be asked about, whatever its roles; None: a part that it does not have."""
+
+    settings: Settings
+    catalog: Catalog
+    keeper: IndexKeeper | None
+    dicom: DicomServer | None
+    worker: WorkerSupervisor | None
+    metrics: Metrics
+    witness: HttpWitness
+
+    def within(self, _cohort: Cohort | None) -> Self:
+        """The same for everybody: none of it is about a study."""
+        return self
+
+
+@dataclass(frozen=True)
+class WebContext(Standing):
+    """The parts of a node that answers.
 
     Attributes
     ----------
@@ -42,24 +59,19 @@ class WebContext:
         What who asks may see. Routes that answer with studies read from it, never from `catalog`.
     """
 
-    settings: Settings
-    catalog: Catalog
+    keeper: IndexKeeper
+    dicom: DicomServer
     view: CatalogView
     spool: Spool
     search: Search
-    keeper: IndexKeeper
-    dicom: DicomServer
-    worker: WorkerSupervisor
-    metrics: Metrics
     reports: Reports
     forgetter: Forgetter
     priors: Priors
     pictures: Pictures
     transcoders: TranscoderPool
     jobs: Jobs
-    witness: HttpWitness
 
-    def within(self, cohort: Cohort | None) -> "WebContext":
+    def within(self, cohort: Cohort | None) -> Self:
         """The same for somebody for whom only a cohort's studies are there; None: all."""
         return replace(
             self,
@@ -92,5 +104,13 @@ def context_of(request: Request) -> WebContext:
     return context if client is None or client.cohort is None else context.within(client.cohort)
 
 
+def standing_of(request: Request) -> Standing:
+    """The context of the application that a request came to, be the node what it may."""
+    standing: Standing = request.app.state.context
+    return standing
+
+
 Context = Annotated[WebContext, Depends(context_of)]
 """A route's parameter of this type is the context."""
+AnyNode = Annotated[Standing, Depends(standing_of)]
+"""The same for a route that nodes of all roles have."""

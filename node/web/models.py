@@ -4,6 +4,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from config.model import Role
 from indexer.answer import Completeness, Relation
 from indexer.catalog.outbox import DeliveryState
 from node.supervisor import WorkerState
@@ -145,6 +146,7 @@ class Health(Model):
     """Whether every part of the node is ready; the rest only for who has a token."""
 
     ready: Annotated[bool, Field(description="DICOM face, catalog, index and worker are ready")]
+    roles: Annotated[tuple[Role, ...] | None, Field(description="What this node does")] = None
     dicom: Annotated[bool | None, Field(description="Whether associations are accepted")] = None
     catalog: Annotated[bool | None, Field(description="Whether the catalog answers")] = None
     worker: Worker | None = None

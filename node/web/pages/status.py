@@ -80,7 +80,7 @@ def _now(context: WebContext) -> dict[str, object]:
         "quarantined": catalog.progress.quarantined(),
         "deliveries": {str(state): number for state, number in catalog.outbox.counts().items()},
         "delivery_problems": catalog.outbox.problems(),
-        "worker": context.worker.health,
+        "worker": context.worker.health if context.worker is not None else None,
         "encoder_id": encoder_id,
         "index_size": len(index),
         "index_kind": settings.vectors.kind,
