@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -11,6 +12,8 @@ from torch import Tensor
 from indexer.chunks import Lattice
 from indexer.regions import LEAST_SHARE
 from indexer.resample import PatientGrid
+
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +49,28 @@ class FeatureMap:
 
     def pooled(self, cells: Sequence[slice]) -> NDArray[np.float32]:
         """Mean and deviation over the body within each of N windows along z: (N, 2 C)."""
-        return np.stack([pool(self.features[:, one], self.weights[one]) for one in cells])
+        weight, total, squares = self._sums
+        rows = []
+        for one in cells:
+            if body := float(weight[one].sum()):
+                mean = total[one].sum(axis=0) / body
+                variance = np.maximum(squares[one].sum(axis=0) / body - mean**2, 0.0)
+                rows.append(np.concatenate([mean, np.sqrt(variance)]).astype(np.float32))
+            else:
+                rows.append(pool(self.features[:, one], self.weights[one]))
+        return np.stack(rows)
+
+    @cached_property
+    def _sums(self) -> tuple[Floats, Floats, Floats]:
+        """Of each plane: its weights (z,), its features and their squares so weighted (z, C); windows overlap."""
+        planes = self.features.movedim(1, 0).flatten(2)
+        weights = self.weights.reshape(len(planes), -1).astype(np.float64)
+        sums = [
+            (plane @ weight, plane**2 @ weight)
+            for plane, weight in zip(map(_float64, planes), weights, strict=True)
+        ]
+        total, squares = (np.stack(one) for one in zip(*sums, strict=True))
+        return weights.sum(axis=1), total, squares
 
     def cells(self, window: slice, share: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Both layers' features in a compartment's cells within a window along z: (n, C + F) and shares (n,).
@@ -63,9 +87,13 @@ class FeatureMap:
 
 def pool(features: Tensor, weights: NDArray[np.float32]) -> NDArray[np.float32]:
     """Weighted mean and standard deviation (2 C,) of features (C, z, x, y); without any weight, all count alike."""
-    flat = features.reshape(features.shape[0], -1).numpy().astype(np.float64)
+    flat = _float64(features.reshape(features.shape[0], -1))
     weight = weights.ravel().astype(np.float64)
     weight = weight / weight.sum() if weight.sum() > 0 else np.full(weight.size, 1 / weight.size)
     mean = flat @ weight
     variance = np.maximum((flat**2) @ weight - mean**2, 0.0)
     return np.concatenate([mean, np.sqrt(variance)]).astype(np.float32)
+
+
+def _float64(features: Tensor) -> Floats:
+    return np.asarray(features.numpy(), dtype=np.float64)

@@ -6,15 +6,15 @@ CT and MR hold many (PS3.3 A.36, A.38, A.70, A.71). Pixel data stay on disk.
 
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from pydicom import Dataset
 
 from indexer.errors import Parked, Transient
-from indexer.functional_groups import FrameAttributes
+from indexer.functional_groups import FrameAttributes, InstanceAttributes
 from indexer.headers import Attributes, coded, numbers, quiet, read_dataset, text
-from indexer.pixel_format import NotAVolume, PixelFormat, pixel_format_of
+from indexer.pixel_format import NotAVolume, PixelFormat, pixel_format_of, transfer_syntax_of
 from indexer.sealing import StoredPath
 from indexer.traits import Traits, traits_of
 from indexer.uids import SeriesInstanceUID, SOPInstanceUID
@@ -162,7 +162,7 @@ def _frames_of(
     if sop_class not in MULTI_FRAME:
         raise NotAVolume("no CT or MR image by its SOP Class UID")
     items = dataset.get("PerFrameFunctionalGroupsSequence") or []
-    shape = pixel_format_of(dataset, path.stat().st_size)
+    shape = pixel_format_of(dataset, transfer_syntax_of(dataset), path.stat().st_size)
     claimed = shape.frames
     if claimed != len(items):
         raise Parked(
@@ -183,12 +183,13 @@ def _frames_of(
 
 
 def _single_frame(dataset: Dataset, path: StoredPath, uid: SOPInstanceUID, modality: Modality) -> Frame:
-    _demand_volume(dataset, dataset)
-    shape = pixel_format_of(dataset, path.stat().st_size)
+    source = InstanceAttributes(dataset)
+    _demand_volume(source, source)
+    shape = pixel_format_of(source, transfer_syntax_of(dataset), path.stat().st_size)
     if shape.frames != 1:
         raise Parked(f"Number of Frames: expected 1 in a single-frame image, got {shape.frames}")
     origin = _Origin(path, uid, None, modality, shape)
-    return _frame(dataset, dataset, dataset, origin)
+    return _frame(source, source, dataset, origin)
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,8 +203,8 @@ class _Origin:
     format: PixelFormat
 
 
-def _frame(source: Attributes, dataset: Dataset, private: Dataset, origin: _Origin) -> Frame:
-    """One frame: `source` finds its attributes, `dataset` is the instance, `private` holds vendors' elements."""
+def _frame(source: Attributes, dataset: Attributes, private: Dataset, origin: _Origin) -> Frame:
+    """One frame: `source` finds its attributes, `dataset` the instance's, `private` holds vendors' elements."""
     return Frame(
         path=origin.path,
         sop_instance_uid=origin.uid,
@@ -225,7 +226,7 @@ def _uid(source: Attributes, keyword: str) -> str:
     return value if UID_FORM.fullmatch(value) else ""
 
 
-def _demand_volume(source: Attributes, dataset: Dataset) -> None:
+def _demand_volume(source: Attributes, dataset: Attributes) -> None:
     """Leave out images that are no samples of a volume by what they say of themselves."""
     image_type = coded(source, "ImageType")
     for value in image_type[2:]:
@@ -276,9 +277,9 @@ def _pixel_spacing(source: Attributes) -> tuple[float, float]:
     return values[0], values[1]
 
 
-def _rescale(source: Attributes, dataset: Dataset, modality: Modality) -> Rescale | None:
+def _rescale(source: Attributes, dataset: Attributes, modality: Modality) -> Rescale | None:
     """Rescale of a frame; CT must come in Hounsfield units, MR without one is taken as stored."""
-    table = dataset.get("ModalityLUTSequence")
+    table: Any = dataset.get("ModalityLUTSequence")
     slope, intercept = numbers(source, "RescaleSlope", 1), numbers(source, "RescaleIntercept", 1)
     kind = coded(table[0], "ModalityLUTType") if table else coded(source, "RescaleType")
     unit = kind[0] if kind else ""

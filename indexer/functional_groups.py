@@ -1,9 +1,12 @@
-"""Attributes of one frame of an Enhanced multi-frame image (PS3.3 C.7.6.16, C.8.13, C.8.15).
+"""Attributes of one frame, of a classic image or of an Enhanced multi-frame one (PS3.3 C.7.6.16, C.8.13, C.8.15).
 
-A frame's attributes lie in macros: items of sequences that are either shared by all frames or repeated for each.
+A multi-frame image's lie in macros: items of sequences that are either shared by all frames or repeated for each.
 """
 
+from functools import cache
+
 from pydicom import Dataset
+from pydicom.datadict import tag_for_keyword
 
 MACROS: dict[str, tuple[tuple[str, str], ...]] = {
     "ImagePositionPatient": (("PlanePositionSequence", "ImagePositionPatient"),),
@@ -49,6 +52,27 @@ SPATIAL_POINTERS = frozenset({0x00209057, 0x00200032, 0x00209056, 0x00201041, 0x
 
 _EMPTY = Dataset()
 """Stands for an item that is not there; making a new one each time takes most of the time of a header."""
+
+
+class InstanceAttributes:
+    """Attributes of a classic image: those of its data set, found by their numbers, as most are not there at all.
+
+    Looked up by keyword, what is absent costs the data set as much as what is present.
+    """
+
+    def __init__(self, dataset: Dataset) -> None:
+        self._dataset = dataset
+        self._present = frozenset(map(int, dataset.keys()))
+
+    def get(self, keyword: str, /) -> object:
+        """Value of an attribute, or None."""
+        tag = _tag(keyword)
+        return self._dataset[tag].value if tag in self._present else None
+
+
+@cache
+def _tag(keyword: str) -> int | None:
+    return tag_for_keyword(keyword)
 
 
 class FrameAttributes:

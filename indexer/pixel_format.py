@@ -6,7 +6,7 @@ from pydicom import Dataset
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
 from indexer.errors import Parked
-from indexer.headers import coded, numbers, text, whole
+from indexer.headers import Attributes, coded, numbers, text, whole
 
 MAX_VOXELS = 1_000_000_000
 """Voxels that one volume may have: 4 GB in single precision."""
@@ -48,13 +48,13 @@ class PixelFormat:
         return self.rows * self.columns * self.frames * self.bits_allocated // 8
 
 
-def pixel_format_of(dataset: Dataset, file_bytes: int) -> PixelFormat:
+def pixel_format_of(dataset: Attributes, transfer_syntax_uid: UID, file_bytes: int) -> PixelFormat:
     """Read and check the image pixel module.
 
     Parameters
     ----------
-    dataset : Dataset
-        Header of the instance, with its file meta information.
+    dataset : Attributes
+        Header of the instance.
     file_bytes : int
         Length of the file.
 
@@ -73,7 +73,7 @@ def pixel_format_of(dataset: Dataset, file_bytes: int) -> PixelFormat:
     high = whole(dataset, "HighBit")
     signed = whole(dataset, "PixelRepresentation") == 1
     pixel_format = PixelFormat(
-        transfer_syntax_uid=_transfer_syntax(dataset),
+        transfer_syntax_uid=transfer_syntax_uid,
         rows=_positive(dataset, "Rows"),
         columns=_positive(dataset, "Columns"),
         frames=whole(dataset, "NumberOfFrames") or 1,
@@ -111,21 +111,22 @@ def demand_budget(voxels: int) -> None:
         raise Parked(f"dimensions: expected at most {MAX_VOXELS} voxels in a volume, got {voxels}")
 
 
-def _positive(dataset: Dataset, keyword: str) -> int:
+def _positive(dataset: Attributes, keyword: str) -> int:
     value = whole(dataset, keyword)
     if value is None or value < 1:
         raise Parked(f"{keyword}: expected a positive number, got {value}")
     return value
 
 
-def _transfer_syntax(dataset: Dataset) -> UID:
+def transfer_syntax_of(dataset: Dataset) -> UID:
+    """Transfer syntax that an instance's file meta information names; raises `Parked` where it names none."""
     syntax = UID(text(dataset.file_meta, "TransferSyntaxUID"))
     if not syntax.is_transfer_syntax:
         raise Parked("no transfer syntax that is known (0002,0010)")
     return syntax
 
 
-def _padding(dataset: Dataset, allocated: int, signed: bool) -> tuple[int, int] | None:
+def _padding(dataset: Attributes, allocated: int, signed: bool) -> tuple[int, int] | None:
     """Range of padding values as numbers of the pixels' own signedness, whichever VR (US, SS) they came in."""
     values = []
     for keyword in ("PixelPaddingValue", "PixelPaddingRangeLimit"):

@@ -70,16 +70,17 @@ def traits_of(source: Attributes, private: Dataset) -> Traits:
     private : Dataset
         Where vendors' elements are looked up: the data set of a classic instance, an item of functional groups.
     """
+    vendors = _Vendors(private)
     return Traits(
         image_type=coded(source, "ImageType"),
-        component="\\".join(coded(source, "ComplexImageComponent")) or _ge_component(private),
+        component="\\".join(coded(source, "ComplexImageComponent")) or _ge_component(vendors),
         stack_id=text(source, "StackID"),
         echo_time_ms=lenient_number(source, "EchoTime"),
         echo_number=lenient_number(source, "EchoNumbers"),
         inversion_time_ms=lenient_number(source, "InversionTime"),
         flip_angle_deg=lenient_number(source, "FlipAngle"),
-        b_value_s_mm2=_b_value(source, private),
-        gradient=_gradient(source, private),
+        b_value_s_mm2=_b_value(source, vendors),
+        gradient=_gradient(source, vendors),
         temporal_position=lenient_number(source, "TemporalPositionIdentifier"),
         trigger_time_ms=lenient_number(source, "TriggerTime"),
         cardiac_percent=lenient_number(source, "NominalPercentageOfCardiacPhase"),
@@ -96,42 +97,49 @@ def traits_of(source: Attributes, private: Dataset) -> Traits:
     )
 
 
-def _b_value(source: Attributes, private: Dataset) -> float | None:
+class _Vendors:
+    """Elements of vendors in a data set."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self._dataset = dataset
+        self._groups = {int(tag) >> 16 for tag in dataset.keys()}  # noqa: SIM118 - a data set is no mapping
+
+    def numbers(self, group: int, creator: str, element: int) -> tuple[float, ...]:
+        """Numbers of an element; a peer that sends implicit VR makes it UN, that is, text in bytes."""
+        if group not in self._groups:
+            return ()  # the library would look for a creator in every place there may be one
+        try:
+            value = self._dataset.private_block(group, creator)[element].value
+            if isinstance(value, bytes):
+                value = value.decode("ascii").strip(" \0").split("\\")
+            values = value if isinstance(value, list | tuple) or hasattr(value, "append") else [value]
+            parsed = tuple(float(part) for part in values)
+        except Exception:
+            return ()
+        return parsed if all(map(math.isfinite, parsed)) else ()
+
+
+def _b_value(source: Attributes, vendors: _Vendors) -> float | None:
     value = lenient_number(source, "DiffusionBValue")
     if value is not None:
         return value
     for group, creator, element in B_VALUE_ELEMENTS:
-        found = _private_numbers(private, group, creator, element)
+        found = vendors.numbers(group, creator, element)
         if found:
             return found[0] % GE_B_VALUE_OFFSET
     return None
 
 
-def _gradient(source: Attributes, private: Dataset) -> tuple[float, ...]:
+def _gradient(source: Attributes, vendors: _Vendors) -> tuple[float, ...]:
     direction = lenient_numbers(source, "DiffusionGradientOrientation")
     for group, creator, elements in DIRECTION_ELEMENTS:
         if direction:
             break
-        parts = [_private_numbers(private, group, creator, element) for element in elements]
+        parts = [vendors.numbers(group, creator, element) for element in elements]
         direction = tuple(value for part in parts for value in part)
     return tuple(round(value, 3) for value in direction)
 
 
-def _ge_component(private: Dataset) -> str:
-    found = _private_numbers(private, *COMPONENT_ELEMENT)
+def _ge_component(vendors: _Vendors) -> str:
+    found = vendors.numbers(*COMPONENT_ELEMENT)
     return f"{found[0]:g}" if found else ""
-
-
-def _private_numbers(private: Dataset, group: int, creator: str, element: int) -> tuple[float, ...]:
-    """Numbers of a vendor's element; a peer that sends implicit VR makes it UN, that is, text in bytes."""
-    if not any(tag >> 16 == group for tag in private.keys()):  # noqa: SIM118 - a data set is no mapping
-        return ()  # the library would look for a creator in every place there may be one
-    try:
-        value = private.private_block(group, creator)[element].value
-        if isinstance(value, bytes):
-            value = value.decode("ascii").strip(" \0").split("\\")
-        values = value if isinstance(value, list | tuple) or hasattr(value, "append") else [value]
-        parsed = tuple(float(part) for part in values)
-    except Exception:
-        return ()
-    return parsed if all(map(math.isfinite, parsed)) else ()
