@@ -9,6 +9,7 @@ The type of an error decides what happens next::
         │   └── Forgotten      it was forgotten here for good, and is not taken again
         ├── Parked             a series cannot be indexed; it waits, with the reason, for a person or instances
         ├── Transient          trying again later may succeed
+        │   └── NotDurable     it was written, but a power cut may take it back
         ├── Damaged            a file of ours is not what was written; it is rebuilt from the catalog
         └── NotFound           nothing known by that name
 """

@@ -26,6 +26,10 @@ class Transient(PacsimileError):
     """Trying again later may succeed (a lock, a full disk, a peer that is away)."""
 
 
+class NotDurable(Transient):
+    """It was written, but a power cut may take it back."""
+
+
 class Damaged(PacsimileError):
     """A file of ours is not what was written: checksum, encoder, dimension or count differ."""
 

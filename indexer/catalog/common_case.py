@@ -8,11 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Engine, Executable, bindparam, exists, insert, select, update
+from sqlalchemy import Engine, Executable, bindparam, delete, exists, insert, select, update
 
-from indexer.catalog.engine import writing_sqlite
+from indexer.catalog.engine import writing, writing_sqlite
 from indexer.catalog.schema import instance, series, study, tombstone
 from indexer.catalog.states import SeriesState
+from indexer.errors import NotDurable
 
 IS_INSTANCE = instance.c.sop_instance_uid == bindparam("sop_instance_uid")
 FIND = select(
@@ -93,7 +94,17 @@ class Shortcut:
                         self._touch.run(cursor, {"pk": series_pk, "now": time.time(), "changes": count})
         except _UncommonError:
             return False
+        except NotDurable:
+            self._take_back(arrivals)
+            raise
         return True
+
+    def _take_back(self, arrivals: Sequence[Arrival]) -> None:
+        """Take out what was entered a moment ago and nobody was told of."""
+        with writing(self._engine) as connection:
+            for arrival in arrivals:
+                path = instance.c.path == arrival.columns["path"]
+                connection.execute(delete(instance).where(IS_INSTANCE, path), arrival.uids)
 
     def _enter(self, cursor: sqlite3.Cursor, arrival: Arrival) -> int:
         any_forgotten, is_held, series_pk = self._find.run(cursor, arrival.uids).fetchone()

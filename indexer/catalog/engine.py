@@ -1,9 +1,11 @@
 """Opens the catalog's database: durable SQLite settings, writes that queue, migrations applied."""
 
+import fcntl
+import os
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from importlib import resources
 from itertools import islice
 from pathlib import Path
@@ -38,7 +40,7 @@ from sqlalchemy.exc import (
 )
 
 from config.errors import ConfigError
-from indexer.errors import Damaged, Refused, Transient
+from indexer.errors import Damaged, NotDurable, Refused, Transient
 
 T = TypeVar("T")
 
@@ -52,25 +54,68 @@ _MIGRATION_LOCK = 0x50414353_0002
 _VERSION_TABLE = "alembic_version"
 
 
+class _OpenFile:
+    """A descriptor that is closed with the last one who uses it."""
+
+    def __init__(self, path: str, flags: int) -> None:
+        self.descriptor = os.open(path, flags | os.O_CLOEXEC, 0o600)
+
+    def __del__(self) -> None:
+        if hasattr(self, "descriptor"):
+            os.close(self.descriptor)
+
+
 class _Writer:
     """The turn to write in a SQLite database, and a connection for what is written by the driver alone.
 
-    It is kept: what it has read of the database stays valid as long as nobody else writes.
+    It is kept: what it has read of the database stays valid as long as nobody else writes. Its commits are not
+    durable before `flush`, which needs nobody's turn: several processes flush the log at the same time.
+
+    Parameters
+    ----------
+    file : str
+        Of the database; empty if it is in memory.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, file: str = "") -> None:
         self.turn = threading.Lock()
+        self._file = file
         self._kept: PoolProxiedConnection | None = None
+        self._log: _OpenFile | None = None
+        self._queue: _OpenFile | None = None
 
     def connection(self, engine: Engine) -> PoolProxiedConnection:
         """The connection; for whose turn it is."""
         if self._kept is None:
             self._kept = engine.raw_connection()
+            self._kept.detach()  # nobody else may have it: its commits are not durable
+            with suppress(FileNotFoundError):  # in memory, or where SQLite can keep no log
+                self._log = _OpenFile(f"{self._file}-wal", os.O_RDWR)
+                self._kept.cursor().execute("PRAGMA synchronous=NORMAL")
         return self._kept
+
+    @contextmanager
+    def queueing(self) -> Iterator[None]:
+        """Wait for other processes that do the same: SQLite itself would look again after some milliseconds."""
+        if not self._file:
+            yield
+            return
+        if self._queue is None:
+            self._queue = _OpenFile(f"{self._file}-queue", os.O_RDWR | os.O_CREAT)
+        fcntl.flock(self._queue.descriptor, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.flock(self._queue.descriptor, fcntl.LOCK_UN)
+
+    def flushing(self) -> Callable[[], None]:
+        """What makes everything committed until now durable; it raises `OSError` where the disk fails."""
+        log = self._log
+        return (lambda: os.fdatasync(log.descriptor)) if log is not None else (lambda: None)
 
     def give_up(self) -> None:
         """Close the connection; the next one who writes gets a new one."""
-        kept, self._kept = self._kept, None
+        kept, self._kept, self._log = self._kept, None, None
         if kept is not None:
             kept.close()
 
@@ -126,7 +171,8 @@ def _sqlite_engine(url: URL) -> Engine:
         except OSError as error:
             raise Transient(f"the catalog's folder cannot be made: {error.strerror}") from error
     engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S}, hide_parameters=True)
-    writer = _writers[engine] = _Writer()
+    in_memory = url.database in (None, "", ":memory:")
+    writer = _writers[engine] = _Writer("" if in_memory else str(url.database))
     _configure_sqlite(engine)
     event.listen(engine, "engine_disposed", lambda _: writer.give_up())
     return engine
@@ -172,25 +218,37 @@ def writing(engine: Engine) -> Iterator[Connection]:
 def writing_sqlite(engine: Engine) -> Iterator[sqlite3.Cursor]:
     """`writing` by SQLite's driver alone, for what is written so often that the toolkit's part of it counts.
 
+    Others see what was committed a moment before it is durable, and may write meanwhile.
+
     Raises
     ------
+    NotDurable
+        It was committed, and may not be durable.
     Transient, Refused, Damaged
         As in `writing`.
     """
     writer = _writers[engine]
-    with _said("written"), writer.turn:
-        connection = writer.connection(engine)
-        try:
-            cursor = connection.cursor()
-            cursor.execute("BEGIN IMMEDIATE")
-            yield cursor  # type: ignore[misc] # the toolkit knows drivers' cursors as protocols only
-            connection.commit()
-        except BaseException:
+    try:
+        with _said("written"), writer.turn, writer.queueing():
+            connection = writer.connection(engine)
             try:
-                connection.rollback()
-            except Exception:  # of whatever kind: a new connection may be better
-                writer.give_up()
-            raise
+                cursor = connection.cursor()
+                cursor.execute("BEGIN IMMEDIATE")
+                yield cursor  # type: ignore[misc] # the toolkit knows drivers' cursors as protocols only
+                connection.commit()
+            except BaseException:
+                try:
+                    connection.rollback()
+                except Exception:  # of whatever kind: a new connection may be better
+                    writer.give_up()
+                raise
+            flush = writer.flushing()
+    except OSError as error:
+        raise Transient(f"the catalog cannot be written: {error.strerror}") from error
+    try:
+        flush()
+    except OSError as error:
+        raise NotDurable(f"the catalog's log cannot be flushed: {error.strerror}") from error
 
 
 @contextmanager
