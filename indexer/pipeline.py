@@ -133,7 +133,7 @@ class Pipeline:
         return outcome
 
     def embed_again(self) -> Outcome | None:
-        """Embed one indexed series that this encoder has not seen, while another encoder answers.
+        """Embed one indexed series that this encoder has not seen, while another encoder answers; others do others.
 
         A series that cannot be embedded is noted as seen, with the reason, so that it stops no other one. None if
         there is none left: then this encoder answers from now on.
@@ -146,20 +146,30 @@ class Pipeline:
         encoder_id = self._encoder.encoder_id
         position = self._catalog.journal.last()
         unchanged = position == self._complete_at  # asked when idle: going through every series would be dear
-        waiting = [] if unchanged else self._catalog.progress.not_yet_by(encoder_id, 1)
-        if not waiting:
-            self._complete_at = position
-            embeddings = self._catalog.embeddings
-            if embeddings.active_encoder() != encoder_id and embeddings.activate_if_complete(encoder_id):
-                log.info("encoder %s answers from now on", encoder_id)
+        progress = self._catalog.progress
+        series = None if unchanged else progress.lease_again(self._owner, self._lease_s, encoder_id)
+        if series is None:
+            if unchanged or not progress.not_yet_by(encoder_id, 1):  # else others are at work on the last
+                self._complete_at = position
+                self._activate_if_complete()
             return None
-        series = waiting[0]
+        try:
+            return self._embed_by_this_encoder(series)
+        finally:
+            progress.let_go(series, self._owner)
+
+    def _activate_if_complete(self) -> None:
+        encoder_id, embeddings = self._encoder.encoder_id, self._catalog.embeddings
+        if embeddings.active_encoder() != encoder_id and embeddings.activate_if_complete(encoder_id):
+            log.info("encoder %s answers from now on", encoder_id)
+
+    def _embed_by_this_encoder(self, series: LeasedSeries) -> Outcome:
         done, reason = self._embed(series), ""
         if isinstance(done, _Failure):
             reason = f"not embedded by this encoder: {done.reason}"
             done = Embedded((), {}, [reason])
         self._catalog.embeddings.finish(
-            series, None, encoder_id, done.chunks, seconds=done.seconds, notes=done.notes
+            series, None, self._encoder.encoder_id, done.chunks, seconds=done.seconds, notes=done.notes
         )
         return Outcome(series.series_instance_uid, SeriesState.INDEXED, reason, done.seconds)
 

@@ -18,6 +18,8 @@ log = logging.getLogger(__name__)
 _SCRUB_INTERVAL_S = 60.0
 """The database is rewritten at most so often, however often something is forgotten."""
 _READER_PAUSE_S = 5.0
+PURGED = "index.purged"
+"""In the data folder: since which time of forgetting the index has been made anew, where nodes share a catalog."""
 
 
 class Eraser:
@@ -47,6 +49,8 @@ class Eraser:
         Transient
             Something cannot be erased now; it stays noted.
         """
+        if self._keeper is not None and self._settings.is_shared:
+            self._purge_if_others_forgot(self._keeper)
         waiting = self._catalog.tombstones.erasures()
         if not waiting:
             return
@@ -59,11 +63,24 @@ class Eraser:
             self._scrub_at = time.monotonic() + _SCRUB_INTERVAL_S
             self._scrub(pages)
 
+    def _purge_if_others_forgot(self, keeper: IndexKeeper) -> None:
+        """Make this node's own index anew, whichever node struck off the erasure."""
+        encoder_id = keeper.current()[1]
+        token = self._catalog.tombstones.purge_token(encoder_id)
+        note, file = f"{encoder_id} {token}", self._settings.data_dir / PURGED
+        if token is None or (file.exists() and file.read_text() == note):
+            return
+        keeper.purge()
+        draft = file.with_suffix(".new")
+        draft.write_text(note)
+        draft.replace(file)
+
     def _erase_indexes(self, indexes: list[Erasure]) -> None:
         present = self._keeper.current()[1] if self._keeper is not None else None
         for one in indexes:
             if self._keeper is not None and one.name == present:
-                self._keeper.purge()
+                if not self._settings.is_shared:
+                    self._keeper.purge()
             else:
                 _delete_snapshot(self._settings.snapshot_dir, one.name)
         self._catalog.tombstones.erased(indexes)

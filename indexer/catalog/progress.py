@@ -16,7 +16,8 @@ from indexer.series import ReceivingSeries, settled
 from indexer.uids import EncoderId, SeriesInstanceUID, StudyInstanceUID
 
 _FILES_ARE_HERE = ~exists().where(released.c.series_pk == series.c.id)
-_AS_NEW: Mapping[str, Any] = {"state": SeriesState.SETTLED, "attempts": 0, "reason": ""}
+_FREE: Mapping[str, Any] = {"lease_owner": None, "lease_until": None}
+_AS_NEW: Mapping[str, Any] = {"state": SeriesState.SETTLED, "attempts": 0, "reason": "", **_FREE}
 
 
 @dataclass(frozen=True)
@@ -154,6 +155,30 @@ class Progress:
             )
             return _leased(connection, row, row.attempts + 1)
 
+    def lease_again(self, owner: str, lease_s: float, encoder_id: EncoderId) -> LeasedSeries | None:
+        """Take an indexed series that an encoder has not embedded yet and nobody else holds; it stays INDEXED.
+
+        None if there is none, be it that all are embedded or that others are at work on the last.
+        """
+        now = time.time()
+        waiting = waiting_for(encoder_id).where(func.coalesce(series.c.lease_until < now, true())).limit(1)
+        with reading(self._engine) as connection:
+            if connection.execute(waiting).first() is None:
+                return None
+        with writing(self._engine) as connection:
+            row = connection.execute(waiting.with_for_update(skip_locked=True, of=series)).one_or_none()
+            if row is None:
+                return None
+            lease = {"lease_owner": owner, "lease_until": now + lease_s}
+            connection.execute(update(series).where(series.c.id == row.id).values(**lease))
+            return _leased(connection, row, row.attempts)
+
+    def let_go(self, leased: LeasedSeries, owner: str) -> None:
+        """End a lease of `lease_again`, if it is still held."""
+        held = (series.c.id == leased.series_pk) & (series.c.lease_owner == owner)
+        with writing(self._engine) as connection:
+            connection.execute(update(series).where(held, series.c.state == SeriesState.INDEXED).values(**_FREE))
+
     def park(self, leased: LeasedSeries, owner: str, reason: str) -> None:
         """Give up on a leased series for a reason that an administrator reads; its embeddings stay."""
         with writing(self._engine) as connection:
@@ -192,21 +217,20 @@ class Progress:
         blame : bool
             Whether the series may be the cause (its worker died alone), or the whole node stopped.
         """
-        held = (series.c.state == SeriesState.INDEXING) & series.c.lease_owner.startswith(
-            owner_prefix, autoescape=True
-        )
-        free = {"lease_owner": None, "lease_until": None}
+        theirs = series.c.lease_owner.startswith(owner_prefix, autoescape=True)
+        held, again = (theirs & (series.c.state == state) for state in (SeriesState.INDEXING, SeriesState.INDEXED))
         reason = f"the worker process ended while indexing it, {max_attempts} times"
         with writing(self._engine) as connection:
+            connection.execute(update(series).where(again).values(**_FREE))
             parked = 0
             if blame:
                 parked = connection.execute(
                     update(series)
                     .where(held, series.c.attempts >= max_attempts)
-                    .values(state=SeriesState.PARKED, reason=reason, **free)
+                    .values(state=SeriesState.PARKED, reason=reason, **_FREE)
                 ).rowcount
             attempts = series.c.attempts if blame else series.c.attempts - 1
-            values = {"state": SeriesState.SETTLED, "attempts": attempts, **free}
+            values = {"state": SeriesState.SETTLED, "attempts": attempts, **_FREE}
             return parked + connection.execute(update(series).where(held).values(**values)).rowcount
 
     def settle_again(self, study_instance_uid: StudyInstanceUID | None = None, *, parked_only: bool = False) -> int:
@@ -320,8 +344,7 @@ def end_lease(connection: Connection, leased: LeasedSeries, owner: str, values: 
         & (series.c.lease_owner == owner)
         & (series.c.revision == leased.revision)
     )
-    free = {"lease_owner": None, "lease_until": None}
-    connection.execute(update(series).where(held).values(**{**free, **values}))
+    connection.execute(update(series).where(held).values(**{**_FREE, **values}))
 
 
 def _embeddable_paths(connection: Connection, series_pk: int) -> tuple[Path, ...]:

@@ -23,9 +23,12 @@ from indexer.catalog.lookup import Level
 from indexer.catalog.removal import Doomed, find_doomed, remove
 from indexer.catalog.schema import chunk, erasure, instance, patient, quarantine, series, study, tombstone
 from indexer.errors import Forgotten, Refused
+from indexer.uids import EncoderId
 
 _SALT = "tombstone_salt"
 _SALT_BYTES = 32
+_PURGE = "purge:"
+_TOKEN_BYTES = 16
 _PATIENCE_MS = 1000
 _UNIQUE = {
     Level.STUDY: study.c.study_instance_uid,
@@ -163,6 +166,14 @@ class Tombstones:
         with reading(self._engine) as connection:
             return [Erasure(row.id, ErasureKind(row.kind), row.name, row.at) for row in connection.execute(query)]
 
+    def purge_token(self, encoder_id: EncoderId) -> str | None:
+        """Another one whenever embeddings of an encoder were forgotten; None if that never was.
+
+        Of several nodes each has an index of its own to make anew: an erasure is struck off by the first.
+        """
+        with reading(self._engine) as connection:
+            return get_meta(connection, _purge_key(encoder_id))
+
     def erased(self, done: Collection[Erasure]) -> None:
         """Strike off what is erased."""
         if not done:
@@ -234,6 +245,8 @@ def _removed(connection: Connection, targets: Collection[Target]) -> Removal:
     encoders = remove(connection, doomed)
     wanted = [(ErasureKind.FILE, path) for path in doomed.paths]
     wanted += [(ErasureKind.INDEX, encoder) for encoder in sorted(encoders)]
+    for encoder in sorted(encoders):
+        set_meta(connection, _purge_key(encoder), secrets.token_hex(_TOKEN_BYTES))
     _enter_erasures(connection, [*wanted, (ErasureKind.PAGES, "")], time.time())
     return removed
 
@@ -265,6 +278,10 @@ def _enter_erasures(connection: Connection, wanted: Sequence[tuple[ErasureKind, 
             delete(erasure).where(mine)
         )  # a new row: whoever works off the old one does not strike it
         connection.execute(insert(erasure).values(kind=kind, name=name, at=at))
+
+
+def _purge_key(encoder_id: str) -> str:
+    return _PURGE + hashlib.sha256(encoder_id.encode()).hexdigest()[:48]
 
 
 def _digest(salt: str, uid: str) -> str:

@@ -1,0 +1,164 @@
+"""Two receivers, three workers and a query node on one PostgreSQL and one folder of instances; each is killed."""
+
+import signal
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from engines import Server
+from pydicom import dcmread
+from senders import Load
+from sqlalchemy import create_engine, text
+
+from dicom_scp.spool import Spool
+from indexer.catalog import Catalog
+
+Factory = Callable[..., Any]
+LEASE_S = 15
+
+
+@dataclass
+class Cluster:
+    """Nodes of one catalog; `rows` asks the database itself."""
+
+    start_node: Factory
+    folder: Path
+    url: str
+    nodes: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.engine = create_engine(self.url.replace("://", "+psycopg://"))
+
+    def start(self, *names: str) -> None:
+        """Start nodes, named by their role and a number, beside one another."""
+        for name in names:
+            self.nodes[name] = self.start_node(
+                name,
+                wait=False,
+                PACSIMILE_ROLES=name.split("-")[0],
+                PACSIMILE_CATALOG_URL=self.url,
+                PACSIMILE_STORAGE_SPOOL_DIR=str(self.folder / "spool"),
+                PACSIMILE_VECTORS_KIND="hnsw",
+                PACSIMILE_INDEXING_LEASE_S=str(LEASE_S),
+                PACSIMILE_INDEXING_MAX_ATTEMPTS="1000",
+            )
+        for name in names:
+            self.nodes[name].wait_until_ready()
+
+    def kill(self, name: str) -> None:
+        self.nodes[name].stop(signal.SIGKILL)
+
+    def rows(self, query: str) -> list[Any]:
+        with self.engine.connect() as connection:
+            return list(connection.execute(text(query)))
+
+    @property
+    def instances(self) -> int:
+        return int(self.rows("SELECT count(*) FROM instance")[0][0])
+
+
+@pytest.fixture(scope="module")
+def cluster(
+    start_shared_node: Factory, tmp_path_factory: pytest.TempPathFactory, postgresql: Server
+) -> Iterator[Cluster]:
+    folder = tmp_path_factory.mktemp("shared")
+    made = Cluster(start_shared_node, folder, postgresql.new_database())
+    yield made
+    made.engine.dispose()
+
+
+def leased_by(cluster: Cluster, name: str) -> list[str]:
+    """Series that the worker of a node holds now."""
+    owner = (cluster.nodes[name].data_dir / "node.id").read_text()
+    held = cluster.rows("SELECT series_instance_uid, lease_owner FROM series WHERE state = 'INDEXING'")
+    return [uid for uid, held_by in held if held_by.startswith(owner)]
+
+
+def kill_while_working(cluster: Cluster, name: str, wait_for: Factory) -> str:
+    """Kill a node whose worker holds a series, before it is done with it; which series."""
+    node = cluster.nodes[name]
+
+    def caught() -> list[str]:
+        if not leased_by(cluster, name):
+            return []
+        workers = node.workers()
+        for one in workers:
+            one.suspend()
+        if held := leased_by(cluster, name):
+            return held
+        for one in workers:
+            one.resume()
+        return []
+
+    (series,) = wait_for(caught, 90, f"{name} works on a series")
+    workers = node.workers()
+    cluster.kill(name)
+    gone, alive = psutil.wait_procs(workers, 60)  # a worker ends with its node
+    assert gone
+    assert not alive
+    return str(series)
+
+
+def interrupted(cluster: Cluster, receiver: str, folder: Path, storescu: str, wait_for: Factory) -> set[Path]:
+    """Kill a receiver in the middle of a sender's association; what it acknowledged."""
+    load = Load(storescu)
+    before = cluster.instances
+    load.add(cluster.nodes[receiver].dicom_port, folder)
+    wait_for(lambda: cluster.instances > before + 1, 60, "some instances are there")
+    cluster.kill(receiver)
+    load.end()
+    return load.acknowledged
+
+
+@pytest.mark.slow
+def test_nothing_is_lost_or_done_twice(
+    cluster: Cluster, make_series: Factory, send: Factory, tool: Factory, wait_for: Factory
+) -> None:
+    folders = [make_series(number) for number in range(301, 309)]
+    sent = {dcmread(f, stop_before_pixels=True).SOPInstanceUID: f for one in folders for f in one.rglob("*.dcm")}
+    cluster.start("receive-1", "receive-2", "query-1")
+    for receiver, folder, other in (("receive-1", folders[0], "receive-2"), ("receive-2", folders[1], "receive-1")):
+        acknowledged = interrupted(cluster, receiver, folder, tool("storescu"), wait_for)
+        with Catalog(cluster.url) as catalog:
+            spool = Spool(cluster.folder / "spool")
+            for file in acknowledged:
+                path = catalog.lookup.instance_path(dcmread(file, stop_before_pixels=True).SOPInstanceUID)
+                spool.read(str(path))
+        assert acknowledged
+        send(cluster.nodes[other].dicom_port, folder)
+        cluster.start(receiver)
+    for number, folder in enumerate(folders[2:]):
+        send(cluster.nodes[f"receive-{1 + number % 2}"].dicom_port, folder)
+    assert cluster.instances == len(sent)
+
+    cluster.start("work-1", "work-2", "work-3")
+    lost = {kill_while_working(cluster, name, wait_for) for name in ("work-1", "work-2")}
+    assert len(lost) == 2
+    again = kill_while_working(cluster, "work-3", wait_for)
+    cluster.start("work-3")
+    done = "SELECT count(*) FROM series WHERE state = 'INDEXED'"
+    wait_for(lambda: cluster.rows(done)[0][0] == len(folders), 240, "what the dead had begun is done by others")
+
+    embedded = cluster.rows("SELECT series_pk, count(*) FROM indexing GROUP BY series_pk")
+    assert sorted(count for _, count in embedded) == [1] * len(folders)
+    ((came, gone, held),) = cluster.rows(
+        "SELECT sum(CASE WHEN added THEN 1 ELSE 0 END), sum(CASE WHEN added THEN 0 ELSE 1 END),"
+        " (SELECT count(*) FROM embedding) FROM journal"
+    )
+    assert (came, gone) == (held, 0)  # nobody's embeddings took the place of another's
+    tries = dict(cluster.rows("SELECT series_instance_uid, attempts FROM series"))
+    assert all(tries[uid] >= 2 for uid in lost)
+    assert again in tries
+
+    query = cluster.nodes["query-1"]
+    count = cluster.rows("SELECT count(*) FROM embedding WHERE kind = 'GLOBAL'")[0][0]
+    wait_for(lambda: query.get("/health")["index_size"] == count, 60, "the index follows")
+    study = cluster.rows("SELECT study_instance_uid FROM study ORDER BY id")[0][0]
+    answer = query.get(f"/studies/{study}/similar")
+    cluster.kill("query-1")
+    cluster.start("query-1")
+    wait_for(lambda: cluster.nodes["query-1"].get("/health")["index_size"] == count, 60, "made anew")
+    assert cluster.nodes["query-1"].get(f"/studies/{study}/similar")["hits"] == answer["hits"]
