@@ -5,12 +5,16 @@ database of their own for each data folder, and a Milvus Lite file in it; a cata
 path of a SQLite file, is that folder's database as well.
 """
 
+import ctypes
 import hashlib
 import os
 import pwd
 import shutil
+import signal
 import subprocess
+import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,14 +24,22 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import create_engine, text
+from sqlalchemy.exc import OperationalError
 
 CHOSEN = frozenset(filter(None, os.environ.get("PACSIMILE_TEST_ENGINES", "").split("+")))
 POSTGRESQL, MILVUS = "postgresql", "milvus"
 _TEMPLATE = "catalog_template"
+_START_S = 120.0
+_LIBRARY, _PR_SET_PDEATHSIG = ctypes.CDLL(None), 1
 _numbers = count(1)
 
 if unknown := CHOSEN - {POSTGRESQL, MILVUS}:
     raise pytest.UsageError(f"PACSIMILE_TEST_ENGINES: expected postgresql, milvus or both, got {sorted(unknown)}")
+
+
+def _as_child() -> None:
+    if sys.platform == "linux":
+        _LIBRARY.prctl(_PR_SET_PDEATHSIG, signal.SIGQUIT, 0, 0, 0)
 
 
 @dataclass
@@ -42,6 +54,28 @@ class Server:
         user = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
         command = [*user, str(self.programs / program), "-D", str(self.folder / "data"), *arguments]
         subprocess.run(command, check=True, capture_output=True, cwd=self.folder, timeout=60)
+
+    def start(self, *options: str) -> "subprocess.Popen[bytes]":
+        """The server as a child that ends with this process, however that ends."""
+        command = [str(self.programs / "postgres"), "-D", str(self.folder / "data"), "-k", str(self.folder)]
+        command += ["-c", "listen_addresses=", "-c", "max_connections=300", *options]
+        user = {"user": "postgres", "group": "postgres", "extra_groups": []} if os.geteuid() == 0 else {}
+        with (self.folder / "log").open("wb") as log:
+            return subprocess.Popen(command, cwd=self.folder, stdout=log, stderr=log, preexec_fn=_as_child, **user)
+
+    def wait_until_ready(self) -> None:
+        engine = create_engine(self.url("postgres").replace("://", "+psycopg://"))
+        deadline = time.monotonic() + _START_S
+        while True:
+            try:
+                engine.connect().close()
+            except OperationalError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
+            else:
+                engine.dispose()
+                return
 
     def url(self, database: str) -> str:
         return f"postgresql://postgres@/{database}?host={self.folder}"
@@ -96,11 +130,13 @@ def running_server(*options: str) -> Iterator[Server]:
                 pytest.skip("PostgreSQL does not run as root, and there is no user `postgres`")
             os.chown(folder, owner.pw_uid, owner.pw_gid)
         server.run("initdb", "--no-sync", "--auth=trust", "--username=postgres", "--encoding=UTF8", "--locale=C")
-        given = " ".join(options or ("-c fsync=off",))
-        arguments = f"-k {folder} -c listen_addresses='' -c max_connections=300 {given}"
-        server.run("pg_ctl", "start", "--wait", "--silent", "-l", str(folder / "log"), "-o", arguments)
-        yield server
-        server.run("pg_ctl", "stop", "--silent", "--mode=immediate")
+        process = server.start(*(options or ("-c", "fsync=off")))
+        try:
+            server.wait_until_ready()
+            yield server
+        finally:
+            process.send_signal(signal.SIGQUIT)
+            process.wait(60)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
