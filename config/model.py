@@ -43,6 +43,7 @@ class DicomSettings(Section):
     max_object_mib: PositiveInt
     network_timeout_s: PositiveFloat
     fast_lane: bool
+    receivers: Annotated[int, Field(ge=0, le=64)]
     private_storage_sop_classes: tuple[Annotated[str, StringConstraints(pattern=r"^[0-9.]{3,64}$")], ...]
     seed_from_standard_keys: bool
     seed_by_sending_minutes: PositiveFloat
@@ -199,6 +200,7 @@ class IndexingSettings(Section):
     stop_deadline_s: PositiveFloat
     device: Literal["auto", "cpu", "cuda"]
     threads: Annotated[int, Field(ge=0)]
+    read_ahead: bool
 
 
 class VectorSettings(Section):

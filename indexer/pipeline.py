@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from indexer.catalog import Catalog, SeriesState
@@ -10,9 +11,9 @@ from indexer.catalog.embeddings import EmbeddedChunk
 from indexer.catalog.progress import LeasedSeries
 from indexer.encoder import Encoder
 from indexer.errors import Parked, Transient
+from indexer.reading import ReadAhead, SeriesVolumes
 from indexer.sealing import StoredFolder, StoredPath
 from indexer.uids import SeriesInstanceUID
-from indexer.volume import load_volume, plan_series
 
 log = logging.getLogger(__name__)
 
@@ -57,19 +58,18 @@ def embed_series(paths: Sequence[StoredPath], encoder: Encoder) -> Embedded:
     Parked
         Nothing of the series can be embedded; the message says why.
     """
-    if not paths:
-        raise Parked("the series holds no CT or MR image any more")
-    start = time.perf_counter()
-    plan = plan_series(paths)
-    seconds = {"read": time.perf_counter() - start, "volume": 0.0}
-    notes = [f"left out: {dropped.reason}" for dropped in plan.dropped]
+    return _embed_volumes(SeriesVolumes(paths), encoder)
+
+
+def _embed_volumes(volumes: SeriesVolumes, encoder: Encoder) -> Embedded:
+    notes, seconds = list(volumes.notes), volumes.seconds
     chunks: list[EmbeddedChunk] = []
     failures: list[str] = []
-    for ordinal, stack in enumerate(plan.stacks):
+    for ordinal, volume in enumerate(volumes):
+        if isinstance(volume, Parked):
+            failures.append(str(volume))
+            continue
         try:
-            start = time.perf_counter()
-            volume = load_volume(stack)
-            seconds["volume"] += time.perf_counter() - start
             encoded = encoder.encode(volume, ordinal)
         except Parked as error:
             failures.append(str(error))
@@ -97,6 +97,9 @@ class Pipeline:
         A series not finished by then may be taken by another worker.
     max_attempts : int
         Tries of a series whose failure is not understood, before it is parked.
+    read_ahead : bool
+        Whether the next series is leased and read while one is embedded. Only series that were never tried are
+        worked on so: one that ends the process costs the other one attempt, and each is then tried alone.
     """
 
     def __init__(
@@ -108,6 +111,7 @@ class Pipeline:
         *,
         lease_s: float,
         max_attempts: int,
+        read_ahead: bool = False,
     ) -> None:
         self._catalog = catalog
         self._encoder = encoder
@@ -116,6 +120,8 @@ class Pipeline:
         self._lease_s = lease_s
         self._max_attempts = max_attempts
         self._complete_at = -1
+        self._reads_ahead = read_ahead and max_attempts > 1
+        self._ahead = ReadAhead(self._read)
 
     def work_one(self) -> Outcome | None:
         """Index the series that has waited longest; None if none waits.
@@ -125,12 +131,32 @@ class Pipeline:
         Transient
             The catalog cannot be reached; a series that was leased is tried again when its lease has run out.
         """
-        leased = self._catalog.progress.lease(self._owner, self._lease_s)
+        leased, reading = self._ahead.take() or (self._catalog.progress.lease(self._owner, self._lease_s), None)
         if leased is None:
             return None
-        outcome = self._index(leased)
+        if self._reads_ahead and leased.attempts == 1:
+            self._read_next()
+        outcome = self._index(leased, reading)
         log.info("series %s: %s %s", outcome.series_instance_uid, outcome.state, outcome.reason)
         return outcome
+
+    def close(self) -> None:
+        """Give back the series that was read ahead, if there is one."""
+        waiting = self._ahead.close()
+        try:
+            if waiting is not None:
+                self._give_back(waiting, "", blame=False)
+        except Transient as error:
+            log.warning("a series that was read ahead waits for its lease to run out: %s", error)
+
+    def _read_next(self) -> None:
+        try:  # the one at work may take all of its lease before the turn of this one comes
+            following = self._catalog.progress.lease(self._owner, 2 * self._lease_s, untried=True)
+        except Transient as error:
+            log.warning("nothing is read ahead: %s", error)
+            return
+        if following is not None:
+            self._ahead.begin(following)
 
     def embed_again(self) -> Outcome | None:
         """Embed one indexed series that this encoder has not seen, while another encoder answers; others do others.
@@ -173,11 +199,11 @@ class Pipeline:
         )
         return Outcome(series.series_instance_uid, SeriesState.INDEXED, reason, done.seconds)
 
-    def _index(self, leased: LeasedSeries) -> Outcome:
+    def _index(self, leased: LeasedSeries, reading: Future[SeriesVolumes] | None) -> Outcome:
         if leased.attempts > self._max_attempts:  # whoever leased it before never came back to say why
             return self._park(leased, f"its worker was lost while indexing it, {self._max_attempts} times")
         try:
-            done = self._embed(leased)
+            done = self._embed(leased, reading)
         except Transient as error:
             return self._give_back(leased, str(error), blame=False, pause_s=_PAUSE_S)
         if isinstance(done, _Failure):
@@ -193,8 +219,8 @@ class Pipeline:
         seconds = {**done.seconds, "index": time.perf_counter() - start}
         return Outcome(leased.series_instance_uid, SeriesState.INDEXED, seconds=seconds)
 
-    def _embed(self, series: LeasedSeries) -> Embedded | _Failure:
-        """Embed a series; whatever is wrong with it never stops the others.
+    def _embed(self, series: LeasedSeries, reading: Future[SeriesVolumes] | None = None) -> Embedded | _Failure:
+        """Embed a series, read or not; whatever is wrong with it never stops the others.
 
         Raises
         ------
@@ -202,7 +228,7 @@ class Pipeline:
             A file cannot be reached for now.
         """
         try:
-            return embed_series(self._files(series), self._encoder)
+            return self._with_all_memory(series, reading)
         except Transient:
             raise
         except Parked as error:
@@ -214,6 +240,19 @@ class Pipeline:
             log.exception("series %s", series.series_instance_uid)
             reason = f"unexpected {type(error).__name__} while indexing it; see the log"
             return _Failure(reason, understood=False)
+
+    def _with_all_memory(self, series: LeasedSeries, reading: Future[SeriesVolumes] | None) -> Embedded:
+        """Embed a series; where two are too much at once, that one alone."""
+        try:
+            return _embed_volumes(reading.result() if reading else self._read(series), self._encoder)
+        except MemoryError:
+            if reading is None and not self._ahead.is_busy:
+                raise
+        self._ahead.let_go()
+        return _embed_volumes(self._read(series), self._encoder)
+
+    def _read(self, series: LeasedSeries) -> SeriesVolumes:
+        return SeriesVolumes(self._files(series))
 
     def _files(self, series: LeasedSeries) -> list[StoredPath]:
         """The files of a series, all there: part of a series must not pass for the whole."""

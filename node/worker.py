@@ -4,7 +4,6 @@ Started by `node.supervisor` as ``python -m node.worker``; it ends when its stan
 parent.
 """
 
-import ctypes
 import logging
 import os
 import resource
@@ -26,6 +25,7 @@ from indexer.pipeline import Pipeline
 from indexer.sealing import folder_of
 from node import logs
 from node.folder import worker_name
+from node.processes import end_with_parent
 from node.storage import open_catalog
 from node.supervisor import READY
 
@@ -36,7 +36,6 @@ _EMBED_AGAIN_S = 2.0
 """How often an idle worker looks for series that its encoder has not seen."""
 _FIRST_PAUSE_S = 1.0
 _LONGEST_PAUSE_S = 60.0
-_PR_SET_PDEATHSIG = 1
 
 
 def main() -> int:
@@ -83,6 +82,7 @@ def make_pipeline(settings: Settings, catalog: Catalog) -> Pipeline:
         f"{worker_name(settings.data_dir)}{os.getpid()}",
         lease_s=indexing.lease_s,
         max_attempts=indexing.max_attempts,
+        read_ahead=indexing.read_ahead,
     )
 
 
@@ -122,6 +122,7 @@ def _work(pipeline: Pipeline, limit_s: float) -> None:
             wait_s = min(max(2 * wait_s, _FIRST_PAUSE_S), _LONGEST_PAUSE_S)
             embed_again_at = time.monotonic() + wait_s
             log.exception("tried again in %.0f s", wait_s)
+    pipeline.close()
 
 
 def _told_to_stop(wait_s: float) -> bool:
@@ -134,15 +135,6 @@ def claim_stdout() -> TextIO:
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     return answers
-
-
-def end_with_parent() -> None:
-    """Ask Linux to end this process with its parent: a killed node leaves no worker behind.
-
-    A parent that was gone before has closed standard input.
-    """
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 if __name__ == "__main__":

@@ -124,16 +124,23 @@ class Progress:
         with writing(self._engine) as connection:
             connection.execute(update(series).where(waited_for).values(asked_at=time.time()))
 
-    def lease(self, owner: str, lease_s: float) -> LeasedSeries | None:
+    def lease(self, owner: str, lease_s: float, *, untried: bool = False) -> LeasedSeries | None:
         """Take the series that has waited longest, or one whose worker's lease ran out; None if there is none.
 
         One that somebody waits for goes before.
+
+        Parameters
+        ----------
+        untried : bool
+            Only one that was never tried since it settled.
         """
         now = time.time()
         free = or_(
             (series.c.state == SeriesState.SETTLED) & func.coalesce(series.c.lease_until < now, true()),
             (series.c.state == SeriesState.INDEXING) & (series.c.lease_until < now),
         )
+        if untried:
+            free &= series.c.attempts == 0
         order = (series.c.asked_at.is_(None), series.c.last_instance_at, series.c.id)
         oldest = select(series).where(free).order_by(*order).limit(1)
         with reading(self._engine) as connection:  # an idle worker asks often: look before queueing to write

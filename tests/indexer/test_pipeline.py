@@ -92,6 +92,18 @@ class Site:
     def pipeline(self, encoder: Encoder, max_attempts: int = 2, lease_s: float = 60.0) -> Pipeline:
         return Pipeline(self.catalog, encoder, self.folder, "w1", lease_s=lease_s, max_attempts=max_attempts)
 
+    def receive_several(self, number: int) -> list[str]:
+        """Receive so many series, the oldest first."""
+        names = [f"2.25.{k}" for k in range(1, number + 1)]
+        for name in names:
+            self.receive(HEIGHTS[:8], name, StudyInstanceUID=f"{name}0")
+        return names
+
+    def reading_ahead(self, encoder: Encoder, max_attempts: int = 2) -> Pipeline:
+        return Pipeline(
+            self.catalog, encoder, self.folder, "w1", lease_s=60.0, max_attempts=max_attempts, read_ahead=True
+        )
+
     def work(self, encoder: Encoder, **keywords: float) -> Outcome:
         outcome = self.pipeline(encoder, **keywords).work_one()
         assert outcome is not None
@@ -348,6 +360,59 @@ def test_an_image_that_comes_while_a_new_encoder_is_at_work(
     assert site.pipeline(slow).embed_again() is not None
     assert site.is_complete(other_encoder)
     assert site.pipeline(slow).embed_again() is None
+
+
+def test_the_next_series_is_read_while_one_is_embedded(site: Site, encoder: MonaiEncoder) -> None:
+    """Read beforehand it needs its files no more; when the pipeline is closed it waits again, without blame."""
+    first, second, third = site.receive_several(3)
+    states: list[list[str]] = []
+
+    def wait_for_reading(_: int) -> None:
+        states.append([site.state(one) for one in (first, second, third)])
+        waiting = pipeline._ahead._next
+        assert waiting is not None
+        assert waiting[1] is not None
+        waiting[1].result(60)
+        if waiting[0].series_instance_uid == second:
+            for path in waiting[0].paths:
+                (site.folder / path).unlink()
+
+    pipeline = site.reading_ahead(Meddled(encoder, wait_for_reading))
+    outcomes = [pipeline.work_one() for _ in range(2)]
+    assert [(one.series_instance_uid, one.state) for one in outcomes if one] == [
+        (first, SeriesState.INDEXED),
+        (second, SeriesState.INDEXED),
+    ]
+    assert states == [["INDEXING", "INDEXING", "SETTLED"], ["INDEXED", "INDEXING", "INDEXING"]]
+    alone, ahead = (site.catalog.embeddings.chunks([site.pk(one)], encoder.encoder_id) for one in (first, second))
+    assert [one.box_lps_mm for one in ahead] == [one.box_lps_mm for one in alone]
+    pipeline.close()
+    assert site.state(third) == SeriesState.SETTLED
+    assert site.work(encoder, max_attempts=1).state == SeriesState.INDEXED
+
+
+def test_a_series_that_was_tried_is_worked_on_alone(site: Site, encoder: MonaiEncoder) -> None:
+    """Two that a worker held when it ended are both blamed; each is then tried without the other."""
+    names = site.receive_several(2)
+    for untried in (False, True):
+        assert site.catalog.progress.lease("lost", 60.0, untried=untried) is not None
+    assert site.catalog.progress.release("lost", 3, blame=True) == 2
+    states: list[set[str]] = []
+    pipeline = site.reading_ahead(
+        Meddled(encoder, lambda _: states.append({site.state(one) for one in names})), max_attempts=3
+    )
+    assert [pipeline.work_one() is None for _ in range(3)] == [False, False, True]
+    assert states == [{"INDEXING", "SETTLED"}, {"INDEXING", "INDEXED"}]
+
+
+def test_too_large_for_two_at_once(site: Site, encoder: MonaiEncoder) -> None:
+    """What is read ahead is let go, and the series embedded alone; the other one's turn comes all the same."""
+    names = site.receive_several(2)
+    narrow = Meddled(encoder, lambda _: raising(MemoryError())(0) if pipeline._ahead.is_busy else None)
+    pipeline = site.reading_ahead(narrow)
+    assert [pipeline.work_one() is None for _ in range(3)] == [False, False, True]
+    assert [site.state(one) for one in names] == [SeriesState.INDEXED, SeriesState.INDEXED]
+    assert len(narrow.seen) == 3
 
 
 def test_embed_series_needs_no_catalog(site: Site, encoder: MonaiEncoder) -> None:
