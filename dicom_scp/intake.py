@@ -177,10 +177,14 @@ class Intake:
             )
 
     def _note(self, request: StoreRequest, reception: Reception) -> None:
-        if self.on_kept is not None:
-            self.on_kept(request, reception)
+        self.tell_of(request, reception)
         if reception.verdict in (Verdict.QUARANTINED, Verdict.KEPT_FIRST):
             logger.warning("instance %s: %s", reception.sop_instance_uid, reception.verdict.value)
+
+    def tell_of(self, request: StoreRequest, reception: Reception) -> None:
+        """Tell all who want to hear of it that an instance was taken in."""
+        if self.on_kept is not None:
+            self.on_kept(request, reception)
         if reception.series_instance_uid is not None:
             self._senders.sent(request.association, reception.series_instance_uid)
         if reception.study_instance_uid is not None and self._fetcher is not None:

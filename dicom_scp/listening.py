@@ -19,6 +19,7 @@ from pynetdicom.presentation import PresentationContext
 from pynetdicom.transport import AssociationServer, RequestHandler
 
 from dicom_scp.fast_lane import FastLane, StorageScp
+from dicom_scp.handover import Handover
 from dicom_scp.transport import BoundedDimse, BoundedSocket
 from dicom_scp.waiting_room import WaitingRoom
 
@@ -67,6 +68,7 @@ class NodeRequestHandler(RequestHandler):  # type: ignore[misc]
             bounded.open_fast_lane(FastLane(association, bounds.storage, *limits))
         for event, handler in _LOGGERS:
             association.unbind(event, handler)
+        bounds.made(association, self.request)
         return association
 
 
@@ -85,6 +87,8 @@ class NodeServer(AssociationServer):  # type: ignore[misc]
         So long.
     storage : StorageScp, optional
         Who stores what comes in by the fast lane; without one there is none.
+    handover : Handover, optional
+        Who hands connections over to other processes.
     """
 
     request_queue_size = 128
@@ -100,14 +104,16 @@ class NodeServer(AssociationServer):  # type: ignore[misc]
         negotiation_timeout_s: float,
         timeout_s: float,
         storage: StorageScp | None,
+        handover: Handover | None = None,
         **named: Any,  # noqa: ANN401 - what the library passes
     ) -> None:
         self.max_object_bytes = max_object_bytes
         self.max_pdu_bytes = max_pdu_bytes
         self.timeout_s = timeout_s
         self.storage = storage
+        self._handover = handover
         self.asked: dict[socket.socket, bytes] = {}
-        self._limits = 2 * max_associations, max_associations_per_host
+        self._limits = max_associations, max_associations_per_host
         self._since_collection, self._collected_at = 0, time.monotonic()
         self._waiting: WaitingRoom | None = None  # the library closes what cannot listen
         super().__init__(*positional, request_handler=NodeRequestHandler, **named)
@@ -126,7 +132,10 @@ class NodeServer(AssociationServer):  # type: ignore[misc]
 
     def _admit(self, connection: socket.socket, address: Any, request: bytes) -> None:  # noqa: ANN401 - as above
         hosts = [str(one.requestor.address_info.address) for one in self.active_associations]
-        in_all, per_host = self._limits
+        elsewhere = self._handover.hosts if self._handover is not None else []
+        hosts += elsewhere
+        limit, per_host = self._limits
+        in_all = limit if elsewhere else 2 * limit  # the library, which counts its own, rejects in a friendlier way
         of_host = hosts.count(str(address[0]))
         if len(hosts) >= in_all or of_host >= per_host:
             logger.warning("an association is rejected: %d are open, %d of its host", len(hosts), of_host)
@@ -134,9 +143,17 @@ class NodeServer(AssociationServer):  # type: ignore[misc]
                 connection.send(_LOCAL_LIMIT_EXCEEDED)
             connection.close()
             return
+        if self._handover is None or not self._handover.take(connection, address, request):
+            self.begin(connection, address, request)
+
+    def begin(self, connection: socket.socket, address: Any, request: bytes) -> None:  # noqa: ANN401 - as above
+        """Make an association of a connection and the A-ASSOCIATE-RQ that was read from it."""
         self.asked[connection] = request
         self._since_collection += 1
         self.finish_request(connection, address)
+
+    def made(self, association: Any, connection: socket.socket) -> None:  # noqa: ANN401 - as above
+        """An association was made of a connection, and starts in a moment."""
 
     def service_actions(self) -> None:
         """Collect what ended associations leave behind; the library would also where there was none."""

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from pynetdicom import AE, _config, evt
+from pynetdicom.sop_class import KeyObjectSelectionDocumentStorage, Verification
 
 from config.model import Role, Settings
 from dicom_scp.access import Access
@@ -19,9 +20,10 @@ from dicom_scp.event_reports import EventReporter
 from dicom_scp.fetch import Fetcher
 from dicom_scp.forgetting import Forgetter
 from dicom_scp.handlers import Handlers
+from dicom_scp.handover import HandedAssociation, Handover
 from dicom_scp.intake import Intake, StoreRequest
 from dicom_scp.listening import NodeServer
-from dicom_scp.metering import Meter
+from dicom_scp.metering import Meter, NoMeter
 from dicom_scp.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicom_scp.proof import Mark, prove
 from dicom_scp.reception import Receiver, Reception
@@ -80,6 +82,7 @@ class DicomServer:
         self._senders = Senders(settings.dicom.seed_by_sending_minutes * 60)
         prove(catalog, spool)
         self._mark = Mark(catalog, spool.marks)
+        self._meter = meter or NoMeter()
         receiver = Receiver(catalog, spool, settings.storage.on_conflict, self._mark)
         fetcher = self._fetcher = Fetcher(settings, catalog, receiver) if settings.fetch.source_aet else None
         forgetter = Forgetter(settings.forgetting, catalog, spool)
@@ -104,6 +107,7 @@ class DicomServer:
         self._commitment = CommitmentHandlers(catalog.commitments, associations, self._committer.recorded)
         self._retrieval = RetrieveService(settings, access, spool)
         self._custody = Custody(settings, catalog, spool)
+        self.handover = Handover(settings.dicom.aet, _kept_here(settings), self, observers)
         self._tidy_at = 0.0
         self._server: NodeServer | None = None
         self._thread: threading.Thread | None = None
@@ -120,8 +124,8 @@ class DicomServer:
 
     @property
     def open_associations(self) -> int:
-        """Associations that are open now."""
-        return len(self._server.active_associations) if self._server is not None else 0
+        """Associations that are open now, those of receiver processes included."""
+        return (len(self._server.active_associations) if self._server is not None else 0) + len(self.handover.hosts)
 
     def tell_of_kept(self, listener: Callable[[StoreRequest, Reception], None]) -> None:
         """Have a listener hear of every instance that was taken in, before its sender does."""
@@ -134,6 +138,16 @@ class DicomServer:
     def tell_of_rejected(self, listener: Rejecting) -> None:
         """Have a listener hear of instances that a rejection note is about to have forgotten."""
         self._rejections.rejecting = listener
+
+    def stored_elsewhere(self, status: int, size_bytes: int, kept: tuple[StoreRequest, Reception] | None) -> None:
+        """See `handover.Listener`."""
+        if kept is not None:
+            self._handlers.intake.tell_of(*kept)
+        self._meter.stored(status, size_bytes)
+
+    def ended_elsewhere(self, association: HandedAssociation) -> None:
+        """See `handover.Listener`."""
+        self._senders.closed(id(association))
 
     def being_sent(self) -> set[SeriesInstanceUID]:
         """Series to which open associations are sending; they do not settle."""
@@ -164,39 +178,45 @@ class DicomServer:
         Transient
             The port cannot be had.
         """
+        try:
+            self._serve(NodeServer, handover=self.handover)
+        except OSError as error:
+            dicom = self._settings
+            place = f"{dicom.host}:{dicom.port} (--dicom-port)"
+            raise Transient(f"cannot listen for DICOM on {place}: {error.strerror}") from error
+        if self._commits_are_reported:
+            self._committer.start()
+        how, dicom = "over TLS" if self._tls is not None else "without TLS", self._settings
+        logger.info(
+            "DICOM on %s:%d %s as %s and %s", dicom.host, self.bound_port, how, dicom.aet, dicom.similar_aet
+        )
+
+    def _serve(self, server_class: type[NodeServer], **more: Any) -> None:  # noqa: ANN401 - of the class
+        """Serve associations in threads of their own."""
         sys.setswitchinterval(_SWITCH_INTERVAL_S)
         _config.LOG_REQUEST_IDENTIFIERS = False
         _config.LOG_RESPONSE_IDENTIFIERS = False
         dicom = self._settings
-        try:
-            self._server = self._application_entity().make_server(
-                (dicom.host, dicom.port),
-                evt_handlers=self._events(),
-                ssl_context=self._tls,
-                server_class=NodeServer,
-                max_object_bytes=dicom.max_object_mib << 20,
-                max_pdu_bytes=dicom.max_pdu_bytes,
-                max_associations=dicom.max_associations,
-                max_associations_per_host=dicom.max_associations_per_host,
-                max_waiting=dicom.max_waiting_connections,
-                negotiation_timeout_s=dicom.negotiation_timeout_s,
-                timeout_s=dicom.network_timeout_s,
-                storage=self._handlers if dicom.fast_lane else None,
-            )
-        except OSError as error:
-            place = f"{dicom.host}:{dicom.port} (--dicom-port)"
-            raise Transient(f"cannot listen for DICOM on {place}: {error.strerror}") from error
+        self._server = self._application_entity().make_server(
+            (dicom.host, dicom.port),
+            evt_handlers=self._events(),
+            ssl_context=self._tls,
+            server_class=server_class,
+            max_object_bytes=dicom.max_object_mib << 20,
+            max_pdu_bytes=dicom.max_pdu_bytes,
+            max_associations=dicom.max_associations,
+            max_associations_per_host=dicom.max_associations_per_host,
+            max_waiting=dicom.max_waiting_connections,
+            negotiation_timeout_s=dicom.negotiation_timeout_s,
+            timeout_s=dicom.network_timeout_s,
+            storage=self._handlers if dicom.fast_lane else None,
+            **more,
+        )
         self._server.ae._servers.append(self._server)  # where the library's shutdown expects it
         self._thread = threading.Thread(
             target=self._server.serve_forever, args=(_POLL_S,), name="dicom-listener", daemon=True
         )
         self._thread.start()
-        if self._commits_are_reported:
-            self._committer.start()
-        how = "over TLS" if self._tls is not None else "without TLS"
-        logger.info(
-            "DICOM on %s:%d %s as %s and %s", dicom.host, self.bound_port, how, dicom.aet, dicom.similar_aet
-        )
 
     def stop(self, deadline_s: float = 10.0) -> None:
         """Listen no more, let open associations end for `deadline_s` seconds, then abort those left."""
@@ -251,3 +271,11 @@ class DicomServer:
             (evt.EVT_REQUESTED, self._access.requested),  # the last of these: it wraps what others arranged
             *self._observers,
         ]
+
+
+def _kept_here(settings: Settings) -> set[str]:
+    """SOP classes whose associations the main process serves itself: all but storage, and notes that it acts on."""
+    private = settings.dicom.private_storage_sop_classes
+    supported = {str(one.abstract_syntax) for one in [*supported_contexts(private), commitment_context()]}
+    notes = {str(KeyObjectSelectionDocumentStorage)} if settings.forgetting.rejection_titles else set()
+    return (supported - set(storage_sop_classes(private)) - {str(Verification)}) | notes

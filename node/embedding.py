@@ -23,8 +23,9 @@ from indexer.sealing import StoredPath, folder_of
 from indexer.uids import SeriesInstanceUID
 from node import logs
 from node.embedding_task import Task, is_nifti, result_line
+from node.processes import end_with_parent
 from node.storage import vault_of
-from node.worker import claim_stdout, end_with_parent, limit_memory
+from node.worker import claim_stdout, limit_memory
 
 Progress = Callable[[str, float], None]
 

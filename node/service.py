@@ -38,6 +38,7 @@ from node.courier import Courier
 from node.forgetting import Eraser
 from node.metrics import Metrics
 from node.orthanc.follower import Follower
+from node.receivers import ReceiverSupervisor
 from node.reports import Reports
 from node.storage import open_catalog, open_spool
 from node.supervisor import WorkerHealth, WorkerState, WorkerSupervisor
@@ -154,10 +155,17 @@ class Node:
         http.start()
         parts.callback(http.stop)
         if dicom is not None:
+            self._start_receivers(dicom)
             dicom.start()
             parts.callback(dicom.stop, _DRAIN_S)
         gc.collect()
         gc.freeze()  # collections, of which ended associations need many, look at what came since only
+
+    def _start_receivers(self, dicom: DicomServer) -> None:
+        if self.settings.has(Role.RECEIVE):
+            receivers = ReceiverSupervisor(self.settings, dicom.handover)
+            receivers.start()
+            self._parts.callback(receivers.stop, _DRAIN_S)
 
     def _index_keeper(self, catalog: Catalog) -> IndexKeeper:
         settings = self.settings
