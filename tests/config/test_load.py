@@ -115,3 +115,12 @@ def test_archives_must_be_peers(settings: dict[str, object], problem: str) -> No
     known = load_settings(overrides={"peers": peers, **good}).peer("PACS")
     assert known is not None
     assert known.host == "pacs"
+
+
+def test_a_part_of_a_node_needs_what_is_shared() -> None:
+    with pytest.raises(ConfigError, match=r"only receive and work shares .* set catalog\.url"):
+        load_settings(None, {"PACSIMILE_ROLES": "receive,work"})
+    shared = {"PACSIMILE_CATALOG_URL": "postgresql://db/x", "PACSIMILE_STORAGE_SPOOL_DIR": "/shared/spool"}
+    assert load_settings(None, {"PACSIMILE_ROLES": "work", **shared}).roles == ("work",)
+    with pytest.raises(ConfigError, match="roles"):
+        load_settings(None, {"PACSIMILE_ROLES": "cook", **shared})

@@ -10,6 +10,8 @@ import psutil
 import pytest
 from engines import Server
 from pydicom import dcmread
+from pynetdicom import AE
+from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind
 from senders import Load
 from sqlalchemy import create_engine, text
 
@@ -113,6 +115,17 @@ def interrupted(cluster: Cluster, receiver: str, folder: Path, storescu: str, wa
     return load.acknowledged
 
 
+def is_answering(port: int) -> bool:
+    """Whether a node lets itself be asked."""
+    entity = AE("ASKER")
+    entity.add_requested_context(StudyRootQueryRetrieveInformationModelFind)
+    association = entity.associate("127.0.0.1", port, ae_title="PACSIMILE")
+    found = bool(association.is_established)
+    if found:
+        association.release()
+    return found
+
+
 @pytest.mark.slow
 def test_nothing_is_lost_or_done_twice(
     cluster: Cluster, make_series: Factory, send: Factory, tool: Factory, wait_for: Factory
@@ -120,6 +133,11 @@ def test_nothing_is_lost_or_done_twice(
     folders = [make_series(number) for number in range(301, 309)]
     sent = {dcmread(f, stop_before_pixels=True).SOPInstanceUID: f for one in folders for f in one.rglob("*.dcm")}
     cluster.start("receive-1", "receive-2", "query-1")
+    assert cluster.nodes["query-1"].get("/health")["roles"] == ["query"]
+    assert send(cluster.nodes["query-1"].dicom_port, folders[0], check=False).returncode != 0
+    assert not is_answering(cluster.nodes["receive-1"].dicom_port)
+    assert is_answering(cluster.nodes["query-1"].dicom_port)
+    assert cluster.instances == 0
     for receiver, folder, other in (("receive-1", folders[0], "receive-2"), ("receive-2", folders[1], "receive-1")):
         acknowledged = interrupted(cluster, receiver, folder, tool("storescu"), wait_for)
         with Catalog(cluster.url) as catalog:
@@ -135,6 +153,8 @@ def test_nothing_is_lost_or_done_twice(
     assert cluster.instances == len(sent)
 
     cluster.start("work-1", "work-2", "work-3")
+    health = cluster.nodes["work-1"].get("/health")
+    assert (health["roles"], health["dicom"], health["index_size"]) == (["work"], None, None)
     lost = {kill_while_working(cluster, name, wait_for) for name in ("work-1", "work-2")}
     assert len(lost) == 2
     again = kill_while_working(cluster, "work-3", wait_for)
