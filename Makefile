@@ -9,13 +9,16 @@ TEST_PACKAGES := dcmtk dicom3tools orthanc orthanc-python postgresql chromium ch
 # Some environments leave out the folders of what only root needs; a database for tests is started as its own user.
 export PATH := $(PATH):/usr/sbin:/sbin
 
-.PHONY: run test check bench fuzz demo docs lock sbom install system-packages clean
+.PHONY: run test test-engines check bench fuzz demo docs lock sbom install system-packages clean
 
 run: install  ## Start a node on loopback with data in ./pacsimile-data
 	$(BIN)/pacsimile serve
 
 test: install system-packages  ## The whole suite, a file of tests at a time on each core
 	$(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist loadfile
+
+test-engines: install system-packages  ## The whole suite on PostgreSQL and Milvus Lite in place of SQLite and hnswlib
+	PACSIMILE_TEST_ENGINES=postgresql+milvus $(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist loadfile
 
 check: install  ## Linters, types, import contracts
 	$(BIN)/ruff check .
