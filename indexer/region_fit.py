@@ -2,10 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 
 import numpy as np
 from numpy.typing import NDArray
 
+from indexer.insertion.findings import CLEAN
 from indexer.regions import PLAIN_DIM, Region, Rows, pool_scores
 
 COMMON_DIRECTIONS = 96
@@ -20,6 +23,8 @@ _FREE = 0.01
 _THINNED = 5
 """Of the healthy cells beside a finding one in so many teaches: clean slabs teach them all."""
 _CLEAN_WEIGHT = 5.0
+_FEW_CELLS = 10
+"""As if so many of a patient's cells at least showed a finding: one cell is not to weigh as much as many."""
 _NO_FINDING = 0
 
 
@@ -76,39 +81,87 @@ def _ordinary(standard: Rows) -> tuple[Rows, Rows]:
     return directions[:, kept].astype(np.float32), damping.astype(np.float32)
 
 
+@dataclass(frozen=True, eq=False)
+class _Sums:
+    """What a ridge regression needs of weighted rows; those of patients add up.
+
+    Attributes
+    ----------
+    square, cross : (F, F) and (F, T) float32
+        Products of features with each other and with targets.
+    rows, targets : (F,) and (T,) float32
+    """
+
+    square: Rows
+    cross: Rows
+    rows: Rows
+    targets: Rows
+    weight: float
+
+    @classmethod
+    def of(cls, rows: Rows, targets: Rows, weights: Rows) -> "_Sums":
+        weighted = rows * weights[:, None]
+        return cls(
+            square=np.asarray(weighted.T @ rows, dtype=np.float32),
+            cross=np.asarray(weighted.T @ targets, dtype=np.float32),
+            rows=weighted.sum(axis=0),
+            targets=np.asarray(weights @ targets, dtype=np.float32),
+            weight=float(weights.sum()),
+        )
+
+    def __add__(self, other: "_Sums") -> "_Sums":
+        return _Sums(
+            square=self.square + other.square,
+            cross=self.cross + other.cross,
+            rows=self.rows + other.rows,
+            targets=self.targets + other.targets,
+            weight=self.weight + other.weight,
+        )
+
+    def ridge(self, strength: float) -> tuple[Rows, Rows]:
+        """Regress targets on features: matrix (F, T) and offset (T,)."""
+        rows, targets = self.rows / self.weight, self.targets / self.weight
+        square = (self.square / self.weight).astype(np.float64) - np.outer(rows, rows)
+        square[np.diag_indices_from(square)] += strength * np.trace(square) / len(square)
+        matrix = np.linalg.solve(square, self.cross / self.weight - np.outer(rows, targets))
+        return matrix.astype(np.float32), (targets - rows @ matrix).astype(np.float32)
+
+
 def _trained(plain: Region, examples: Sequence[Example], names: Sequence[str]) -> tuple[Rows, ...]:
     """Cells' scores, and directions of the pooled scores of slabs that the cells' scores were not fitted to."""
-    cells, offset = _cell_scores(plain, examples, names)
+    patients = sorted({one.patient for one in examples})
+    sums = {who: _cell_sums(plain, [one for one in examples if one.patient == who], names) for who in patients}
+    cells, offset = reduce(add, sums.values()).ridge(_CELL_RIDGE)
     slabs = [one for one in examples if one.label]
-    patients = sorted({one.patient for one in slabs})
     pooled: dict[int, Rows] = {}
     for patient in patients:
-        others = [one for one in examples if one.patient != patient]
-        away = _cell_scores(plain, others, names) if len(patients) > 1 else (cells, offset)
+        others = [sums[who] for who in patients if who != patient]
+        away = reduce(add, others).ridge(_CELL_RIDGE) if others else (cells, offset)
         for number, one in enumerate(slabs):
             if one.patient == patient:
                 pooled[number] = pool_scores(plain.standard(one.features) @ away[0] + away[1], one.shares)
     rows = np.stack([pooled[number] for number in range(len(slabs))])
     mean, scale = rows.mean(axis=0), rows.std(axis=0) + 1e-6
-    labels = sorted({one.label for one in slabs})
-    codes = np.array([labels.index(one.label) for one in slabs])
-    weights = 1.0 / np.bincount(codes)[codes]
-    trained, _ = _ridge((rows - mean) / scale, np.eye(len(labels))[codes], weights, _SLAB_RIDGE)
+    shown = [next(iter(one.findings), CLEAN) for one in slabs]
+    codes = np.array([sorted(set(shown)).index(name) for name in shown])
+    weights = (1.0 / np.bincount(codes)[codes]).astype(np.float32)
+    targets = np.eye(codes.max() + 1, dtype=np.float32)[codes]
+    trained, _ = _Sums.of((rows - mean) / scale, targets, weights).ridge(_SLAB_RIDGE)
     return cells, offset, mean, scale, trained
 
 
-def _cell_scores(plain: Region, examples: Sequence[Example], names: Sequence[str]) -> tuple[Rows, Rows]:
-    """Regress which finding a cell shows on its features: (F, K) and (K,)."""
+def _cell_sums(plain: Region, examples: Sequence[Example], names: Sequence[str]) -> _Sums:
+    """Sum up one patient's cells; those that show a finding weigh the same together, whichever it is."""
     rows, codes = [], []
     for one in examples:
         seen, code = _taught(one, names)
         rows.append(plain.standard(one.features[seen]))
         codes.append(code[seen])
     code = np.concatenate(codes)
-    counts = np.bincount(code, minlength=len(names) + 1)
+    counts = np.maximum(np.bincount(code, minlength=len(names) + 1), _FEW_CELLS)
     weights = np.where(code == _NO_FINDING, _CLEAN_WEIGHT, 1.0) / counts[code]
-    targets = np.eye(len(names) + 1)[code][:, 1:]
-    return _ridge(np.concatenate(rows), targets, weights, _CELL_RIDGE)
+    targets = np.eye(len(names) + 1, dtype=np.float32)[code][:, 1:]
+    return _Sums.of(np.concatenate(rows), targets, weights.astype(np.float32))
 
 
 def _taught(one: Example, names: Sequence[str]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
@@ -122,17 +175,3 @@ def _taught(one: Example, names: Sequence[str]) -> tuple[NDArray[np.intp], NDArr
     code = np.where(shown.any(axis=0), 1 + np.where(shown, shares, 0).argmax(axis=0), _NO_FINDING)
     free = (shares.sum(axis=0) < _FREE) & (np.arange(count) % _THINNED == 0)
     return np.flatnonzero((code != _NO_FINDING) | free), code
-
-
-def _ridge(
-    rows: NDArray[np.float32], targets: NDArray[np.float64], weights: NDArray[np.float64], strength: float
-) -> tuple[Rows, Rows]:
-    """Regress targets (n, T) on rows (n, F), weighted: matrix (F, T) and offset (T,)."""
-    weights = weights / weights.sum()
-    row_mean, target_mean = weights @ rows, weights @ targets
-    root = np.sqrt(weights)[:, None]
-    centred = ((rows - row_mean) * root).astype(np.float32)
-    square = (centred.T @ centred).astype(np.float64)
-    square[np.diag_indices_from(square)] += strength * np.trace(square) / len(square)
-    matrix = np.linalg.solve(square, centred.T @ ((targets - target_mean) * root))
-    return matrix.astype(np.float32), (target_mean - row_mean @ matrix).astype(np.float32)

@@ -25,6 +25,8 @@ from indexer.volume import Volume
 Role = Literal["clean", "training", "testing"]
 _COMPOSITES, _TOGETHER = 8, 3
 """Training slabs with several findings at once, and how many: they teach cells at the price of one pass."""
+_DRAWS = 2
+"""Of every finding and size that galleries hold: other sites, sides and shapes."""
 _BINS = np.linspace(-1024, 1024, 65)
 _SHOWN = 0.3
 """Share of a finding from which on a voxel belongs to it."""
@@ -128,12 +130,14 @@ class _Bench:
         role: Role = "training" if style is TRAINING else "testing"
         for finding in self._findings:
             for size in finding.sizes_mm if all_sizes else finding.shown_mm:
-                found = self._inserted(slab, slab.grid, finding, size, style, (role, place, finding.name, size))
-                if found is not None:
-                    shares = {finding.name: found[1]}
-                    seen = self.look(role, place, slab, found[0], shares, finding, size)
-                    if seen is not None:
-                        yield seen
+                for draw in range(_DRAWS if role == "testing" and size in finding.shown_mm else 1):
+                    seed = (role, place, finding.name, size, *([draw] if draw else []))
+                    found = self._inserted(slab, slab.grid, finding, size, style, seed)
+                    if found is not None:
+                        shares = {finding.name: found[1]}
+                        seen = self.look(role, place, slab, found[0], shares, finding, size)
+                        if seen is not None:
+                            yield seen
 
     def composite(self, place: str, slab: Slab) -> Iterator[Specimen]:
         """Several findings in one slab."""

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -13,10 +13,22 @@ from config.errors import ConfigError
 from indexer.compartments import Kind
 from indexer.encoder import MonaiEncoder
 from indexer.errors import Parked
+from indexer.evaluate.estimates import Bootstrap
 from indexer.evaluate.folder import subjects_below
 from indexer.evaluate.metrics import Judged, figures
+from indexer.evaluate.protocol import Measured as MeasuredQueries
+from indexer.evaluate.sensitivity_figures import (
+    CHANCE,
+    HISTOGRAM,
+    PLAIN,
+    TRAINED,
+    WAYS,
+    WHOLE,
+    LabelFigures,
+    Overall,
+    Sensitivity,
+)
 from indexer.evaluate.similarity import Rows
-from indexer.evaluate.tables import TextTable
 from indexer.region_fit import fit_region
 from indexer.regions import Region
 from indexer.specimens import Role, Specimen, specimens_of
@@ -25,85 +37,21 @@ from indexer.volume import load_volume, plan_series
 log = logging.getLogger(__name__)
 
 CUTOFFS = (1, 5)
-SYNTHETIC = (
-    "Findings are synthetic: inserted into real scans. This says what an embedding can tell, nothing of patients."
-)
-TRAINED, PLAIN = "compartment, trained on other patients", "compartment, no labels"
-WHOLE, HISTOGRAM, CHANCE = "whole body slab", "intensity histogram", "chance"
-WAYS = (TRAINED, PLAIN, WHOLE, HISTOGRAM, CHANCE)
 _PASSED = 0.8
+
+_RESAMPLES, _SEED, _CONFIDENCE = 1000, 5, 0.95
 
 Measured = dict[str, NDArray[np.float64]]
 """Way to P@1 and P@5 of one query."""
 
 
-@dataclass(frozen=True)
-class LabelFigures:
-    """Queries of one finding and size.
+@dataclass(frozen=True, eq=False)
+class _Row:
+    """One query and what was measured."""
 
-    Attributes
-    ----------
-    any_size : bool
-        Relevant is the same finding of any size: galleries hold none of just this size.
-    relevant : float
-        Mean number of relevant slabs in the gallery.
-    first, five : dict of str to float
-        Way to P@1 and P@5.
-    """
-
-    label: str
-    any_size: bool
-    queries: int
-    patients: int
-    relevant: float
-    first: dict[str, float]
-    five: dict[str, float]
-
-
-@dataclass(frozen=True)
-class Sensitivity:
-    """Leave-one-patient-out figures over inserted findings.
-
-    Attributes
-    ----------
-    first, five : dict of str to float
-        Way to P@1 and P@5 over all queries of what galleries hold.
-    on_finding : float or None
-        Of queries whose first hit is right: share whose most telling cell shows the inserted finding.
-    smallest_mm : dict of str to float or None
-        Finding to the smallest size from which on P@1 is at least 0.8.
-    """
-
-    kind: str
-    patients: int
-    slabs: int
-    gallery: float
-    first: dict[str, float]
-    five: dict[str, float]
-    labels: tuple[LabelFigures, ...]
-    on_finding: float | None
-    smallest_mm: dict[str, float | None]
-
-    def to_json(self) -> dict[str, object]:
-        """Everything, for `json`."""
-        return {"note": SYNTHETIC, **asdict(self)}
-
-    def table(self) -> TextTable:
-        """All figures as one table."""
-        columns = ("finding", "queries", "relevant", *(f"P@5 {way}" for way in WAYS), f"P@1 {TRAINED}")
-        rows = [
-            (
-                one.label + (" (any size)" if one.any_size else ""),
-                f"{one.queries} of {one.patients}",
-                f"{one.relevant:.1f}",
-                *(f"{one.five[way]:.2f}" for way in WAYS),
-                f"{one.first[TRAINED]:.2f}",
-            )
-            for one in self.labels
-        ]
-        rows.append(("all", "", "", *(f"{self.five[way]:.2f}" for way in WAYS), f"{self.first[TRAINED]:.2f}"))
-        title = f"Inserted findings, {self.kind}: {self.patients} patients, {self.slabs} slabs, other patients only"
-        return TextTable(title, columns, tuple(rows), SYNTHETIC)
+    query: Specimen
+    same_finding: Measured
+    same_size: Measured
 
 
 def sensitivity(kind: str, specimens: Iterable[Specimen]) -> Sensitivity:
@@ -132,33 +80,33 @@ class _Trial:
 
     def result(self) -> Sensitivity:
         """Measure all ways."""
-        rows = [(one, self._measured(one)) for one in self._asking]
-        main = [figures for one, figures in rows if one.in_gallery]
-        labels = [self._of_label(label, rows) for label in dict.fromkeys(map(_ask, self._asking))]
-        right = [one for one, measured in rows if one.finding and one.in_gallery and measured[TRAINED][0] == 1]
-        on = [self._on_finding(one) for one in right]
+        rows = [_Row(one, *self._measured(one)) for one in self._asking]
+        main = [row for row in rows if row.query.in_gallery]
+        found = [row for row in main if row.query.finding]
         return Sensitivity(
             kind=self._kind,
             patients=len(self._patients),
             slabs=len({one.slab for one in self._gallery}),
             gallery=float(np.mean([len(self._found(one)) for one in self._asking])),
-            first={way: float(np.mean([one[way][0] for one in main])) for way in WAYS},
-            five={way: float(np.mean([one[way][1] for one in main])) for way in WAYS},
-            labels=tuple(labels),
-            on_finding=float(np.mean(on)) if on else None,
+            overall=(
+                _overall("all findings", found, [row.same_finding for row in found]),
+                _overall("all findings and clean slabs", main, [row.same_finding for row in main]),
+                _overall("all findings, only the same size is right", found, [row.same_size for row in found]),
+            ),
+            labels=tuple(self._of_label(label, rows) for label in dict.fromkeys(_ask(row.query) for row in rows)),
+            on_finding=self._on_finding(found),
             smallest_mm=_smallest(rows),
         )
 
-    def _of_label(self, asked: tuple[str, bool], rows: Sequence[tuple[Specimen, Measured]]) -> LabelFigures:
-        own = [(one, measured) for one, measured in rows if _ask(one) == asked]
-        relevant = [self._relevant(one).sum() for one, _ in own]
-        means = {way: np.mean([measured[way] for _, measured in own], axis=0) for way in WAYS}
+    def _of_label(self, asked: tuple[str, bool], rows: Sequence["_Row"]) -> LabelFigures:
+        own = [row for row in rows if _ask(row.query) == asked]
+        means = {way: np.mean([row.same_finding[way] for row in own], axis=0) for way in WAYS}
         return LabelFigures(
             label=asked[0],
-            any_size=asked[1],
+            in_gallery=asked[1],
             queries=len(own),
-            patients=len({one.example.patient for one, _ in own}),
-            relevant=float(np.mean(relevant)),
+            patients=len({row.query.example.patient for row in own}),
+            relevant=float(np.mean([_relevant(row.query, self._found(row.query)).sum() for row in own])),
             first={way: float(mean[0]) for way, mean in means.items()},
             five={way: float(mean[1]) for way, mean in means.items()},
         )
@@ -166,16 +114,11 @@ class _Trial:
     def _found(self, query: Specimen) -> list[Specimen]:
         return [one for one in self._gallery if one.example.patient != query.example.patient]
 
-    def _relevant(self, query: Specimen) -> NDArray[np.bool_]:
-        if query.in_gallery:
-            return np.array([one.example.label == query.example.label for one in self._found(query)])
-        return np.array([one.finding == query.finding for one in self._found(query)])
-
-    def _measured(self, query: Specimen) -> Measured:
-        """Precision at 1 and 5 of every way: way to (2,)."""
+    def _measured(self, query: Specimen) -> tuple[Measured, Measured]:
+        """Precision of every way where the same finding is relevant, and where it has to be of the same size."""
         region = self._region(query.example.patient)
         mean, scale = self._whole(query.example.patient)
-        found, relevant = self._found(query), self._relevant(query)
+        found = self._found(query)
         ways: dict[str, Callable[[Specimen], Rows]] = {
             TRAINED: lambda one: _embedded(region, one),
             PLAIN: lambda one: _plainly(region, one),
@@ -183,13 +126,14 @@ class _Trial:
             HISTOGRAM: lambda one: one.histogram,
             CHANCE: lambda one: np.zeros(1, np.float32),
         }
-        judged = Judged(relevant, relevant.astype(np.float64), relevant)
-        measured = {}
+        same_size = np.array([one.example.label == query.example.label for one in found])
+        finding, size = {}, {}
         for way, describe in ways.items():
             own = _unit(describe(query))
             near = np.array([float(own @ _unit(describe(one))) for one in found])
-            measured[way] = figures(near, judged, CUTOFFS, hierarchical=False)[1 : 1 + len(CUTOFFS)]
-        return measured
+            finding[way] = _precision(near, _relevant(query, found))
+            size[way] = _precision(near, same_size)
+        return finding, size
 
     @lru_cache(maxsize=64)  # noqa: B019 - lives as long as the trial does
     def _region(self, patient: str) -> Region:
@@ -199,13 +143,18 @@ class _Trial:
         others = [one.whole for one in self._training if one.role == "clean" and one.example.patient != patient]
         return np.mean(others, axis=0), np.std(others, axis=0) + 1e-6
 
-    def _on_finding(self, query: Specimen) -> bool:
-        """Whether the cell that looks most like the finding shows it; the head has not seen the patient."""
-        assert query.finding is not None  # noqa: S101 - asked only of slabs with a finding
-        region = self._region(query.example.patient)
+    def _on_finding(self, rows: Sequence["_Row"]) -> dict[str, float]:
+        """Of right first hits: whether the query's cell that looks most like the finding shows it.
+
+        The head has not seen the patient.
+        """
+        shares: dict[str, list[bool]] = {}
         names = sorted({name for one in self._training for name in one.example.findings})
-        scores = region.scores(region.standard(query.example.features))[:, names.index(query.finding.name)]
-        return bool(query.example.findings[query.finding.name][scores.argmax()] > 0)
+        for query in (row.query for row in rows if row.same_finding[TRAINED][0] == 1):
+            region, name = self._region(query.example.patient), query.finding.name if query.finding else ""
+            scores = region.scores(region.standard(query.example.features))[:, names.index(name)]
+            shares.setdefault(name, []).append(bool(query.example.findings[name][scores.argmax()] > 0))
+        return {name: float(np.mean(values)) for name, values in shares.items()}
 
 
 @lru_cache(maxsize=4096)
@@ -219,21 +168,49 @@ def _plainly(region: Region, one: Specimen) -> Rows:
 
 
 def _ask(one: Specimen) -> tuple[str, bool]:
-    """What a query is reported under, and whether galleries hold it in other sizes only."""
+    """What a query is reported under, and whether galleries hold the like."""
     if one.in_gallery or one.finding is None:
-        return one.example.label, False
-    return f"{one.finding.name} {one.size_mm:g} mm", True
+        return one.example.label, True
+    return f"{one.finding.name} {one.size_mm:g} mm", False
 
 
-def _smallest(rows: Sequence[tuple[Specimen, Measured]]) -> dict[str, float | None]:
+def _relevant(query: Specimen, found: Sequence[Specimen]) -> NDArray[np.bool_]:
+    return np.array([one.finding == query.finding for one in found])
+
+
+def _precision(near: NDArray[np.float64], relevant: NDArray[np.bool_]) -> NDArray[np.float64]:
+    if not relevant.any():
+        return np.zeros(len(CUTOFFS))
+    judged = Judged(relevant, relevant.astype(np.float64), relevant)
+    return figures(near, judged, CUTOFFS, hierarchical=False)[1 : 1 + len(CUTOFFS)]
+
+
+def _overall(what: str, rows: Sequence["_Row"], measured: Sequence[Measured]) -> Overall:
+    """Mean over findings, all with the same weight, and its interval when patients are drawn anew."""
+    names = [row.query.finding.name if row.query.finding else "" for row in rows]
+    codes = np.array([sorted(set(names)).index(name) for name in names])
+    values = np.stack([np.concatenate([one[way] for way in WAYS]) for one in measured])
+    asking = np.arange(len(rows))
+    table = MeasuredQueries(asking, values, asking, codes, values, asking)
+    drawn = Bootstrap([row.query.example.patient for row in rows], asking, resamples=_RESAMPLES, seed=_SEED)
+    estimates = drawn.macro(table).estimates(_CONFIDENCE)
+    step = len(CUTOFFS)
+    return Overall(
+        what=what,
+        first={way: estimates[step * n] for n, way in enumerate(WAYS)},
+        five={way: estimates[step * n + 1] for n, way in enumerate(WAYS)},
+    )
+
+
+def _smallest(rows: Sequence["_Row"]) -> dict[str, float | None]:
     found: dict[str, float | None] = {}
-    for finding in dict.fromkeys(one.finding for one, _ in rows if one.finding):
+    for finding in dict.fromkeys(row.query.finding for row in rows if row.query.finding):
         smallest = None
         for size in sorted(finding.sizes_mm, reverse=True):
-            own = [measured[TRAINED][0] for one, measured in rows if (one.finding, one.size_mm) == (finding, size)]
-            if own and np.mean(own) < _PASSED:
+            asked = [row for row in rows if (row.query.finding, row.query.size_mm) == (finding, size)]
+            if asked and np.mean([row.same_finding[TRAINED][0] for row in asked]) < _PASSED:
                 break
-            smallest = size if own else smallest
+            smallest = size if asked else smallest
         found[finding.name] = smallest
     return found
 

@@ -15,7 +15,9 @@ _LEAST_MM = 60.0
 """A shorter stretch of a compartment is no slab."""
 _WIDE = 0.4
 """Of the compartment's largest section: as large are the sections of a slab."""
-_MOST_SLABS = 3
+_STEP_MM = 64.0
+"""From one slab to the next, about: they overlap."""
+_MOST_SLABS = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +39,7 @@ class Slab:
 
 
 def slabs_of(grid: PatientGrid, body: Mask, masks: dict[Kind, Mask], kind: Kind) -> Iterator[Slab]:
-    """Cut consecutive slabs of 96 mm where a compartment is wide; a shorter compartment is one shorter slab."""
+    """Cut overlapping slabs of 96 mm where a compartment is wide; a shorter compartment is one shorter slab."""
     if kind not in masks:
         return
     area = masks[kind].sum(axis=(1, 2))
@@ -46,7 +48,7 @@ def slabs_of(grid: PatientGrid, body: Mask, masks: dict[Kind, Mask], kind: Kind)
     step = grid.spacing_mm[0]
     if (last - first) * step < _LEAST_MM:
         return
-    count = int(np.clip((last - first) * step / SLAB_MM, 1, _MOST_SLABS))
+    count = int(np.clip((last - first) * step / _STEP_MM, 1, _MOST_SLABS))
     length = min(last - first, round(SLAB_MM / step))
     starts = np.linspace(first, last - length, count) if count > 1 else [(first + last - length) / 2]
     margin = round(_AROUND_MM / step)

@@ -116,11 +116,11 @@ def findings(settings: Settings, folder: Path, kind: Kind, *, all_sizes: bool, a
         print_json(found.to_json())
         return
     console.print(found.table(), soft_wrap=False)
-    if found.on_finding is not None:
-        console.print(f"The most telling place lies on the finding in {found.on_finding:.0%} of right first hits.")
     for finding, size_mm in found.smallest_mm.items():
         found_from = "at no size" if size_mm is None else f"from {size_mm:g} mm"
         console.print(f"{finding}: P@1 of at least 0.8 {found_from}")
+    for finding, share in found.on_finding.items():
+        console.print(f"{finding}: the most telling place lies on it in {share:.0%} of right first hits")
 
 
 def fit_findings(settings: Settings, folders: list[Path], kinds: list[Kind], out: Path) -> None:
@@ -142,6 +142,7 @@ def _specimens(
     settings: Settings, folder: Path, kind: Kind, roles: Sequence[Role], bar: Progress, *, all_sizes: bool = False
 ) -> Iterator[Specimen]:
     bundle = read_bundle(settings.bundle)
+    bundle = next((other for modality, other in bundle.modalities.items() if kind in OF_MODALITY[modality]), bundle)
     alone = bundle.model_copy(update={"regions": None, "modalities": {}, "levels": None})
     encoder = MonaiEncoder(alone, settings.indexing.device, settings.indexing.threads)
     task = bar.add_task(f"inserting findings: {kind}", total=None)
