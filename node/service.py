@@ -23,6 +23,7 @@ from indexer.keeper import IndexKeeper
 from indexer.priors import Priors
 from indexer.search import Search
 from indexer.uids import EncoderId
+from indexer.vectors import milvus
 from node import folder
 from node.audit import AuditTrail
 from node.audit_dicom import DicomWitness
@@ -42,7 +43,7 @@ from node.receivers import ReceiverSupervisor
 from node.reports import Reports
 from node.storage import open_catalog, open_spool
 from node.supervisor import WorkerHealth, WorkerState, WorkerSupervisor
-from node.together import Elsewhere, demand_same_clock
+from node.together import MILVUS_KEEPER, Elsewhere, demand_same_clock
 from node.web.api import make_app
 from node.web.context import Standing, WebContext
 from node.web.decoding import TranscoderPool
@@ -169,7 +170,11 @@ class Node:
 
     def _index_keeper(self, catalog: Catalog) -> IndexKeeper:
         settings = self.settings
-        keeper = IndexKeeper(catalog, settings.vectors, settings.snapshot_dir, self._active_encoder(catalog))
+        active = self._active_encoder(catalog)
+        kept_by_another = settings.vectors.kind == milvus.KIND and not catalog.hold(MILVUS_KEEPER)
+        if kept_by_another:
+            log.info("another node keeps the Milvus collection; this one only asks it")
+        keeper = IndexKeeper(catalog, settings.vectors, settings.snapshot_dir, active, read_only=kept_by_another)
         self._parts.callback(keeper.close)
         return keeper
 

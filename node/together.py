@@ -9,6 +9,8 @@ from indexer.answer import Answer, Seed
 from indexer.catalog import Catalog
 from indexer.errors import Refused, Transient
 
+MILVUS_KEEPER = "milvus keeper"
+"""Of the nodes that ask a Milvus collection one writes it (`Catalog.hold`)."""
 _MOST_DIFFERENCE_S = 5.0
 """Settling and leases are reckoned by the clocks of the nodes: half of the shortest time that has a default."""
 

@@ -1,16 +1,17 @@
 """The catalog: everything the node knows, in one SQL database; the source of truth."""
 
 from dataclasses import dataclass
+from hashlib import sha256
 from types import TracebackType
 from typing import Self
 
-from sqlalchemy import func, select
+from sqlalchemy import Connection, func, select
 
 from config.access import Cohort
 from indexer.catalog.browse import Browse
 from indexer.catalog.commitments import Commitments
 from indexer.catalog.embeddings import Embeddings
-from indexer.catalog.engine import open_engine, reading
+from indexer.catalog.engine import held_by_session, open_engine, reading
 from indexer.catalog.holdings import Holdings
 from indexer.catalog.journal import Journal
 from indexer.catalog.lookup import Lookup
@@ -78,6 +79,7 @@ class Catalog:
 
     def __init__(self, url: str, vault: Vault | None = None) -> None:
         self._engine = open_engine(url)
+        self._held: dict[str, Connection] = {}
         self.vault = vault
         self.receipts = Receipts(self._engine)
         self.progress = Progress(self._engine)
@@ -90,6 +92,29 @@ class Catalog:
         self.tombstones = Tombstones(self._engine)
         self.outbox = Outbox(self._engine)
         self.orthanc_studies = OrthancStudies(self._engine)
+
+    def hold(self, what: str) -> bool:
+        """Be the only one of the processes with this catalog that does something, until this is closed or dies.
+
+        With SQLite nobody is asked: its data folder has one node.
+
+        Returns
+        -------
+        bool
+            False if another process does it.
+
+        Raises
+        ------
+        indexer.errors.Transient
+            The database cannot be reached.
+        """
+        if self._engine.dialect.name != "postgresql" or what in self._held:
+            return True
+        key = int.from_bytes(sha256(what.encode()).digest()[:8], "big", signed=True)
+        connection = held_by_session(self._engine, key)
+        if connection is not None:
+            self._held[what] = connection
+        return connection is not None
 
     def clock(self) -> float | None:
         """The time of the database's machine, seconds since the epoch; None for SQLite, which has no other.
@@ -113,7 +138,9 @@ class Catalog:
         return CatalogView(cohort, *parts)
 
     def close(self) -> None:
-        """Give the connections back."""
+        """Give the connections back, and what was held."""
+        while self._held:
+            self._held.popitem()[1].close()
         self._engine.dispose()
 
     def __enter__(self) -> Self:

@@ -299,6 +299,26 @@ def lock(connection: Connection, key: int) -> None:
         connection.execute(select(func.pg_advisory_xact_lock(key)))
 
 
+def held_by_session(engine: Engine, key: int) -> Connection | None:
+    """Take an advisory lock of PostgreSQL, held as long as the connection is open; None if another one holds it.
+
+    Raises
+    ------
+    Transient
+        The database cannot be reached.
+    """
+    with _said("read"):
+        connection = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+        try:
+            if connection.execute(select(func.pg_try_advisory_lock(key))).scalar_one():
+                return connection
+        except BaseException:
+            connection.close()
+            raise
+        connection.close()
+        return None
+
+
 def blocks(values: Iterable[T]) -> Iterator[list[T]]:
     """Split values into lists that fit into one statement."""
     rest = iter(values)

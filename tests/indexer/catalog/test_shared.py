@@ -105,3 +105,16 @@ def test_each_node_makes_its_own_index_anew(
             eraser.work_off()
             assert keeper.current()[0] is old  # once
             keeper.close()
+
+
+def test_one_of_several_holds_a_thing(postgresql: Server, tmp_path: Path) -> None:
+    url = postgresql.new_database()
+    with Catalog(url) as other:
+        with Catalog(url) as first:
+            assert first.hold("this")
+            assert first.hold("this")
+            assert not other.hold("this")
+            assert other.hold("that")
+        assert other.hold("this")
+    with Catalog(f"sqlite:///{tmp_path / 'alone.sqlite'}") as alone:
+        assert alone.hold("this")
