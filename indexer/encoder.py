@@ -19,6 +19,7 @@ from indexer.bundle import Bundle, InputSpec
 from indexer.catalog.embeddings import GLOBAL, EmbeddedChunk
 from indexer.chunks import Lattice, Slab, slabs
 from indexer.compartments import around, compartments
+from indexer.device import choose
 from indexer.errors import Parked
 from indexer.feature_map import FeatureMap
 from indexer.levels import LevelFinder, column_of
@@ -95,20 +96,19 @@ class MonaiEncoder:
         self._others: dict[str, Self] = {}
         for modality, other in bundle.modalities.items():
             self._others[modality] = cast(Self, type(self)(other, device, threads))
-        self._device = _device(device)
-        self._dtype = native_dtype(self._device)
+        self.device = choose(device)
         if threads:
             torch.set_num_threads(threads)
             sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
         network = load_network(bundle)
         self._lattice, self._channels = network.lattice, network.channels
-        self._network: FeatureNetwork = network.to(self._device, self._dtype).to(
+        self._network: FeatureNetwork = network.to(self.device.device, self.device.dtype).to(
             memory_format=network.memory_format  # type: ignore[call-overload]
         )
         self._projections = _projections(bundle, 2 * network.channels)
         self._regions = _regions(bundle, network.channels + network.finer_channels)
         self._levels = _levels(bundle, 2 * network.channels, self._projections)
-        log.info("encoder %s on %s in %s", self.encoder_id, self._device, self._dtype)
+        log.info("encoder %s on %s", self.encoder_id, self.device)
 
     def encode(self, volume: Volume, ordinal: int = 0) -> Encoded:
         """Embed a volume's chunks; see `Encoder.encode`."""
@@ -214,16 +214,9 @@ class MonaiEncoder:
 
     @torch.inference_mode()
     def _run(self, image: NDArray[np.float32]) -> Tensor:
-        features: Tensor = self._network(torch.from_numpy(image)[None, None].to(self._device, self._dtype))
+        with self.device.autocast():
+            features: Tensor = self._network(self.device.take(image))
         return features[0].float().cpu()
-
-
-def native_dtype(device: torch.device) -> torch.dtype:
-    """Choose bfloat16 where the processor computes in it (AVX512-BF16, AMX; CUDA from Ampere), else float32."""
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
-    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return torch.bfloat16 if native else torch.float32
 
 
 def body_fraction(body: NDArray[np.bool_], lattice: Lattice, shape: tuple[int, ...]) -> NDArray[np.float32]:
@@ -235,12 +228,6 @@ def body_fraction(body: NDArray[np.bool_], lattice: Lattice, shape: tuple[int, .
     mask = torch.from_numpy(body)[None, None].float()
     share = functional.avg_pool3d(functional.pad(mask, padding), lattice.stride)
     return np.asarray(share[0, 0].numpy())
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
 
 
 def _projections(bundle: Bundle, features: int) -> dict[str, projection.Projection]:

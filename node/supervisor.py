@@ -25,8 +25,8 @@ log = logging.getLogger(__name__)
 _IDLE_S = 0.25
 _FIRST_PAUSE_S = 1.0
 _LONGEST_PAUSE_S = 60.0
-READY = "ready"
-"""What a worker says once it has loaded its encoder; anything else that it says is why it cannot."""
+READY = "ready: "
+"""What a worker says, and then what it computes on, once it has loaded its encoder; else it says why it cannot."""
 
 
 class WorkerState(StrEnum):
@@ -40,10 +40,11 @@ class WorkerState(StrEnum):
 
 @dataclass(frozen=True)
 class WorkerHealth:
-    """How the worker is, and what was wrong the last time it ended."""
+    """How the worker is, what was wrong when it last ended, and the processor and arithmetic of its encoder."""
 
     state: WorkerState
     problem: str = ""
+    runs_on: str = ""
 
 
 class WorkerProcess:
@@ -78,6 +79,11 @@ class WorkerProcess:
     def said(self) -> str:
         """What it has said so far."""
         return self._said.decode(errors="replace").strip()
+
+    @property
+    def runs_on(self) -> str:
+        """What it computes on, once it is ready; "" before."""
+        return self.said.removeprefix(READY) if self.said.startswith(READY) else ""
 
     @property
     def exit_code(self) -> int | None:
@@ -171,11 +177,11 @@ class WorkerSupervisor:
         log.info("worker process %d started", worker.pid)
         while worker.exit_code is None and not self._stopping.is_set():
             worker.listen(_IDLE_S)
-            if worker.said == READY and self._health.state is not WorkerState.RUNNING:
-                self._health = WorkerHealth(WorkerState.RUNNING)
-            if worker.said == READY:
+            if worker.runs_on and self._health.state is not WorkerState.RUNNING:
+                self._health = WorkerHealth(WorkerState.RUNNING, runs_on=worker.runs_on)
+            if worker.runs_on:
                 self._stopping.wait(_IDLE_S)
-        is_ready = worker.said == READY
+        is_ready = bool(worker.runs_on)
         worker.end(self._settings.indexing.stop_deadline_s if is_ready else 0.0)
         if worker.said and not is_ready:
             return f"the worker cannot start: {worker.said}"

@@ -19,7 +19,7 @@ from config.errors import PacsimileError
 from config.model import Settings
 from indexer.bundle import read_bundle
 from indexer.catalog import Catalog
-from indexer.encoder import MonaiEncoder
+from indexer.encoder import Encoder, MonaiEncoder
 from indexer.errors import Transient
 from indexer.pipeline import Pipeline
 from indexer.sealing import folder_of
@@ -52,8 +52,9 @@ def main() -> int:
     limit_memory(settings.indexing.memory_limit_mib)
     try:
         with open_catalog(settings) as catalog:
-            pipeline = make_pipeline(settings, catalog)
-            answers.write(READY + "\n")
+            encoder = make_encoder(settings)
+            pipeline = make_pipeline(settings, catalog, encoder)
+            answers.write(f"{READY}{encoder.device}\n")
             answers.flush()
             _work(pipeline, settings.indexing.lease_s)
     except PacsimileError as error:
@@ -65,16 +66,21 @@ def main() -> int:
     return 0
 
 
-def make_pipeline(settings: Settings, catalog: Catalog) -> Pipeline:
-    """Load the configured encoder and make it ready to work on the catalog's series.
+def make_encoder(settings: Settings) -> MonaiEncoder:
+    """Load the configured encoder.
 
     Raises
     ------
     config.errors.ConfigError
         The bundle cannot be used.
     """
+    return MonaiEncoder(read_bundle(settings.bundle), settings.indexing.device, settings.indexing.threads)
+
+
+def make_pipeline(settings: Settings, catalog: Catalog, encoder: Encoder | None = None) -> Pipeline:
+    """Make an encoder, the configured one unless it is given, ready to work on the catalog's series."""
     indexing = settings.indexing
-    encoder = MonaiEncoder(read_bundle(settings.bundle), indexing.device, indexing.threads)
+    encoder = encoder or make_encoder(settings)
     return Pipeline(
         catalog,
         encoder,

@@ -132,6 +132,7 @@ class Worker(Model):
 
     state: WorkerState
     problem: Annotated[str, Field(description="What was wrong when it last ended")] = ""
+    runs_on: Annotated[str, Field(description="Processor and arithmetic of the encoder, once it runs")] = ""
 
 
 class Disk(Model):

@@ -16,7 +16,8 @@ from torch import nn
 
 from indexer.body import body_mask
 from indexer.bundle import read_bundle
-from indexer.encoder import MonaiEncoder, native_dtype
+from indexer.device import native_dtype
+from indexer.encoder import MonaiEncoder
 from indexer.resample import resample
 from indexer.uids import SliceRef, SOPInstanceUID
 from indexer.volume import Volume, load_volume, plan_series

@@ -9,8 +9,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from indexer import device, network
 from indexer import encoder as module
-from indexer import network
 from indexer.bundle import EMBEDDING_DIM, ResNetSpec, read_bundle
 from indexer.catalog.embeddings import GLOBAL
 from indexer.chunks import Lattice
@@ -222,7 +222,7 @@ class TestPretrained:
     ) -> None:
         volume, found = real("ct-abdomen-kits072"), []
         for dtype in (torch.bfloat16, torch.float32):
-            monkeypatch.setattr(module, "native_dtype", lambda _, dtype=dtype: dtype)
+            monkeypatch.setattr(device, "native_dtype", lambda _, dtype=dtype: dtype)
             found.append(MonaiEncoder(read_bundle("ct-astra"), "cpu").encode(volume))
 
         assert similarity(*found) > 0.999

@@ -33,6 +33,7 @@ def test_a_series_that_kills_its_worker_is_blamed_and_parked(
     send(node.dicom_port, make_series(2))  # the node goes on
     node.wait_until_worker_runs()
     assert node.wait_until_indexed()["series_by_state"] == {"INDEXED": 1, "PARKED": 1}
+    assert node.get("/health")["worker"]["runs_on"].startswith(("cpu, float32", "cpu, bfloat16 by A"))
     assert node.stop() == 0
 
 
