@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -52,6 +53,23 @@ def test_compose_takes_its_file() -> None:
     for file in ("node.toml", "orthanc/orthanc.json", "orthanc/pacsimile.py"):
         assert str(DOCKER / file) in done.stdout
         assert (DOCKER / file).is_file()
+
+
+def test_compose_takes_the_file_of_several_nodes(pacsimile: Factory, tmp_path: Path) -> None:
+    found = shutil.which("docker-compose", path="/usr/bin:/usr/local/bin")
+    if found is None:
+        pytest.skip("docker-compose is not installed")
+    secrets = {"PACSIMILE_HTTP_TOKEN": TOKEN, "POSTGRES_PASSWORD": "p"}
+    command = [found, "-f", str(DOCKER / "several.yaml"), "config"]
+    done = subprocess.run(command, env={"PATH": "/usr/bin", **secrets}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    services = yaml.safe_load(done.stdout)["services"]
+    for role in ("receive", "work", "query"):
+        assert services[role]["command"] == ["serve", "--role", role]
+        variables = {**services[role]["environment"], "PACSIMILE_ROLES": role, "PACSIMILE_BUNDLE": "tiny"}
+        faces = {"PACSIMILE_DICOM_HOST": "0.0.0.0", "PACSIMILE_HTTP_HOST": "0.0.0.0"}
+        checked = pacsimile("config", "check", "--json", variables={**variables, **faces})
+        assert checked.status == 0, checked.err
 
 
 def test_the_image_is_built_with_versions_that_the_package_admits() -> None:
