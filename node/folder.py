@@ -106,7 +106,13 @@ def worker_name(folder: Path) -> str:
     """Name the workers of a data folder, the same after every start, and no other's.
 
     Neither host names nor paths tell nodes apart: containers share both at times.
+
+    Raises
+    ------
+    ConfigError
+        As `prepare`.
     """
+    prepare(folder)
     return f"{(folder / IDENTITY).read_text()}:"
 
 

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
@@ -39,7 +40,7 @@ from engines import running_server
 INSTANCES = int(sys.argv[1]) if len(sys.argv) > 1 else 1200
 OF_SERIES, CHUNKS, THREADS = 30, 8, 4
 VECTORS, QUERIES, DIM, CANDIDATES = 5000, 12, 256, 200
-EXAMS = 6
+PATIENTS = 12
 ENCODER = EncoderId("bench")
 _numbers = count(1)
 WORKER = """
@@ -211,8 +212,8 @@ def received(url: str, folder: Path) -> Iterator[int]:
     settings = load_settings(None, {}, {"data_dir": str(folder), "catalog.url": url})
     with Catalog(url) as catalog:
         receiver = Receiver(catalog, open_spool(settings, catalog), "keep-first")
-        for exam in archive(EXAMS):
-            for one in datasets(exam):
+        for exam in archive(PATIENTS):
+            for one in datasets(replace(exam, matrix=96, spacing_mm=6.0)):
                 file = folder / "one.dcm"
                 one.save_as(file, enforce_file_format=True)
                 receiver.take_file(file)
