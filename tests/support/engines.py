@@ -155,7 +155,6 @@ def variables_for(arguments: Sequence[str], given: dict[str, str]) -> dict[str, 
         found["PACSIMILE_CATALOG_URL"] = _standing[0].database_of(folder)
     is_sealed = "PACSIMILE_STORAGE_ENCRYPTION_KEY_FILE" in given
     if MILVUS in CHOSEN and "PACSIMILE_VECTORS_KIND" not in given and not is_sealed:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         found |= {"PACSIMILE_VECTORS_KIND": MILVUS, "PACSIMILE_VECTORS_MILVUS_URI": str(folder / "milvus.db")}
     return found
 
