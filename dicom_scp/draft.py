@@ -11,6 +11,7 @@ from indexer.errors import Transient
 
 Buffer = bytes | bytearray | memoryview
 
+_HEAD_BYTES = 32 << 10
 _MAX_PARTS = 512
 """Linux takes 1024 in one call."""
 
@@ -60,6 +61,11 @@ class Draft:
         Everything before the data set (`part10.file_header`).
     transfer_syntax_uid : str
         How the data set is encoded.
+
+    Attributes
+    ----------
+    head : bytes
+        The beginning of the data set, or nothing.
     """
 
     def __init__(self, place: Path | Blank, header: bytes, transfer_syntax_uid: str) -> None:
@@ -70,6 +76,7 @@ class Draft:
         self._descriptor = -1
         self.transfer_syntax_uid = transfer_syntax_uid
         self.dataset_bytes = 0
+        self.head = b""
         try:
             blank = Blank(place) if isinstance(place, Path) else place
             self._descriptor = blank.descriptor
@@ -79,6 +86,8 @@ class Draft:
 
     def append(self, parts: Sequence[Buffer]) -> None:
         """Write on, with as few calls of the system as can be."""
+        if not self.dataset_bytes:
+            self.head = bytes(parts[0][:_HEAD_BYTES])
         for part in parts:
             self._hash.update(part)
             self.dataset_bytes += len(part)

@@ -28,6 +28,8 @@ _OF_VERDICT: dict[Verdict, tuple[Status, str]] = {
     Verdict.KEPT_FIRST: (statuses.DUPLICATE_SOP_INSTANCE, "other content is stored under this SOP Instance UID"),
     Verdict.QUARANTINED: (statuses.STORE_MISMATCH_WARNING, ""),
 }
+_SUCCESS = answer(statuses.SUCCESS)
+"""Nobody changes it."""
 
 
 @dataclass(frozen=True)
@@ -158,6 +160,8 @@ class Intake:
             return _refusal(statuses.PROCESSING_FAILURE, "unexpected failure, see the log of the node")
         self._note(request, reception)
         status, comment = _OF_VERDICT[reception.verdict]
+        if status is statuses.SUCCESS and not reception.reason:
+            return _SUCCESS
         return answer(status, comment or reception.reason)
 
     def _demand_length(self, length: int) -> None:

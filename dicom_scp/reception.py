@@ -172,21 +172,20 @@ class Receiver:
         draft : Draft
             Whole. The caller discards it, whatever happens.
         """
+        syntax = draft.transfer_syntax_uid
+        header = self._skimmer.header(draft.head, syntax, draft.dataset_bytes) if draft.head else None
+        if header is not None:
+            return self._store(draft, _as_promised(_skimmed(header), affected))
         with draft.dataset() as dataset:
-            candidate = self._understand(dataset, draft.transfer_syntax_uid, affected)
+            candidate = self._understand(dataset, syntax, affected)
         return self._store(draft, candidate)
 
     def _understand(
         self, dataset: bytes | memoryview, transfer_syntax_uid: str, affected: Affected | None
     ) -> _Candidate:
         header = self._skimmer.header(dataset, transfer_syntax_uid)
-        if header is not None:
-            candidate = _Candidate(Affected(str(header.sop_class_uid), header.sop_instance_uid), header)
-        else:
-            candidate = _parsed(dataset, transfer_syntax_uid)
-        if affected is not None and affected != candidate.identity:
-            raise Mismatched("the data set's SOP Class or Instance UID is not the command's")
-        return candidate
+        candidate = _skimmed(header) if header is not None else _parsed(dataset, transfer_syntax_uid)
+        return _as_promised(candidate, affected)
 
     def _store(self, draft: Draft, candidate: _Candidate) -> Reception:
         with self._spool.exclusively(candidate.identity.sop_instance_uid):
@@ -297,6 +296,17 @@ class Receiver:
         with suppress(Exception):
             if not self._catalog.lookup.names_file(relative):
                 self._spool.remove(relative)
+
+
+def _skimmed(header: InstanceHeader) -> _Candidate:
+    return _Candidate(Affected(str(header.sop_class_uid), header.sop_instance_uid), header)
+
+
+def _as_promised(candidate: _Candidate, affected: Affected | None) -> _Candidate:
+    """The candidate, if it is what a request promised; `Mismatched` if it is not."""
+    if affected is not None and affected != candidate.identity:
+        raise Mismatched("the data set's SOP Class or Instance UID is not the command's")
+    return candidate
 
 
 def _parsed(dataset: bytes | memoryview, transfer_syntax_uid: str) -> _Candidate:

@@ -32,6 +32,7 @@ class SealedDraft(Draft):
         self._vault = vault
         self.transfer_syntax_uid = transfer_syntax_uid
         self.dataset_bytes = 0
+        self.head = b""
         self._is_finished = False
         self._remembered = bytearray()
         self._sealing: SealedWriter | None = None

@@ -38,13 +38,17 @@ class Skimmer:
     def __init__(self) -> None:
         self._remembered: dict[_Key, JsonObject | None] = {}
 
-    def header(self, dataset: bytes | memoryview, transfer_syntax_uid: str) -> InstanceHeader | None:
+    def header(
+        self, dataset: bytes | memoryview, transfer_syntax_uid: str, length: int | None = None
+    ) -> InstanceHeader | None:
         """What the catalog needs to know of an instance.
 
         Parameters
         ----------
         dataset : bytes or memoryview
             Encoded, without File Meta Information.
+        length : int, optional
+            Of the whole data set, if only its beginning is given: that is enough where what follows is one element.
 
         Returns
         -------
@@ -59,7 +63,7 @@ class Skimmer:
         except (NotPlainError, struct.error):
             return None
         uids = [_uid(found, tag, implicit) for tag in _UIDS]
-        if not all(uids) or is_torn(dataset, implicit=implicit, little=True, start=end):
+        if not all(uids) or not _is_whole(dataset, implicit, end, len(dataset) if length is None else length):
             return None
         levels: tuple[JsonObject, ...] = ({}, {}, {}, {})
         for tag, value in self._values(found, implicit).items():
@@ -118,6 +122,17 @@ def _skim(data: bytes | memoryview, implicit: bool) -> tuple[_Found, int]:
             found[tag] = bytes(data[at:after])
         at = after
     return found, at
+
+
+def _is_whole(data: bytes | memoryview, implicit: bool, at: int, length: int) -> bool:
+    """Whether the data set, of which only the beginning may be there, is known not to end within an element."""
+    if length == len(data):
+        return not is_torn(data, implicit=implicit, little=True, start=at)
+    try:
+        _, start, value_length = _element(data, at, implicit)
+    except (NotPlainError, struct.error):
+        return False
+    return value_length != UNDEFINED and start + value_length == length
 
 
 @lru_cache(maxsize=256)

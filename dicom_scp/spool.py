@@ -129,10 +129,12 @@ class Spool:
         """Give a file its name; otherwise as `keep`, but the file is durable only once the flush is over."""
         relative, target = self._place_of(draft)
         try:
-            if self._vault is not None or target.exists() or not target.parent.is_dir():
+            if self._vault is not None or target.exists():
                 return self.keep(draft), Flush(draft)
             self._demand(draft)
             draft.rename(target)
+        except FileNotFoundError:  # somebody has cleared the spool
+            return self.keep(draft), Flush(draft)
         except OSError as error:
             raise unstorable(error) from error
         file = StoredFile(path=relative, size_bytes=draft.size_bytes, sha256=draft.digest)

@@ -138,3 +138,22 @@ def test_a_plain_value_is_what_the_library_says(tag: int, implicit: bool) -> Non
             said = attribute(read_dataset(BytesIO(encoded), implicit, True), tag)
         assert json.dumps(found) == json.dumps(said), value
     assert plain
+
+
+@pytest.mark.parametrize("syntax", SYNTAXES)
+def test_the_beginning_is_enough_where_pixels_alone_follow(syntax: str) -> None:
+    made = build()
+    made.PixelData = bytes(5000)
+    whole = encode(made, syntax == ImplicitVRLittleEndian, True) or b""
+    skimmer = Skimmer()
+    assert skimmer.header(whole[:4096], syntax, len(whole)) == skimmer.header(whole, syntax) is not None
+    made.add_new(0xFFFCFFFC, "OB", bytes(10))
+    longer = encode(made, syntax == ImplicitVRLittleEndian, True) or b""
+    for beginning, length in (
+        (whole[:4096], len(whole) - 2),  # torn
+        (whole[:4096], len(whole) + 8),
+        (whole[:40], len(whole)),
+        (whole[: whole.index(b"\xe0\x7f\x10\x00")], len(whole)),
+        (longer[:4096], len(longer)),  # what follows the pixels is not there to be looked at
+    ):
+        assert skimmer.header(beginning, syntax, length) is None
