@@ -20,7 +20,7 @@ from indexer.errors import Damaged, NotFound, Transient
 from indexer.regrowth import Regrowth, demand_sound
 from indexer.sealing import folder_of
 from indexer.uids import EncoderId
-from indexer.vectors import VectorIndex, exact, hnsw, milvus
+from indexer.vectors import VectorIndex, exact, hnsw, milvus, reduction
 from indexer.vectors.factory import IndexParameters, create, restore
 from indexer.vectors.milvus import MilvusParameters
 from indexer.vectors.snapshot import MANIFEST
@@ -81,7 +81,8 @@ class IndexKeeper:
         self._folder = folder
         self._read_only = read_only
         server = MilvusParameters(uri=settings.milvus_uri) if settings.milvus_uri else None
-        self._parameters = IndexParameters(milvus=server)
+        scratch = None if read_only or catalog.vault is not None else folder
+        self._parameters = IndexParameters(milvus=server, scratch=scratch)
         self._lock = threading.Lock()
         self._written_at = time.monotonic()
         self._regrowth: Regrowth[_Followed] | None = None
@@ -94,7 +95,7 @@ class IndexKeeper:
 
     @property
     def is_regrowing(self) -> bool:
-        """Whether exact search answers in place of an index that is being made anew."""
+        """Whether an index is being made anew; exact search answers, or the old one where it has been outgrown."""
         return self._regrowth is not None
 
     def refresh(self) -> int:
@@ -111,6 +112,7 @@ class IndexKeeper:
                 return len(self._followed.index)
             if self._regrowth is not None and self._regrowth.is_over:
                 return self._take_over(self._regrowth.made)
+            self._regrow_if_outgrown(old.index)
             return self._follow(old)
 
     def snapshot_if_due(self, *, now: bool = False) -> bool:
@@ -249,7 +251,11 @@ class IndexKeeper:
     def _grown(self, encoder_id: EncoderId, is_given_up: Callable[[], bool], kind: str = "") -> _Followed | None:
         sequence = self._catalog.journal.last()
         index = create(
-            kind or self._settings.kind, dim=EMBEDDING_DIM, encoder_id=encoder_id, parameters=self._parameters
+            kind or self._settings.kind,
+            dim=EMBEDDING_DIM,
+            encoder_id=encoder_id,
+            parameters=self._parameters,
+            sample=self._sample(encoder_id),
         )
         for ids, vectors in self._catalog.embeddings.vectors(encoder_id):
             if is_given_up():
@@ -258,6 +264,22 @@ class IndexKeeper:
         grown = _Followed(index, sequence, _NEVER)
         self._follow(grown)  # what came and went while the blocks were read
         return grown
+
+    def _sample(self, encoder_id: EncoderId) -> NDArray[np.float32] | None:
+        """Some embeddings of a large archive, drawn evenly from all of its time; None for a smaller one."""
+        if self._settings.kind != hnsw.KIND or self._catalog.embeddings.count(encoder_id) < reduction.LEAST_VECTORS:
+            return None
+        ids = self._catalog.embeddings.ids(encoder_id)
+        drawn = ids[:: max(len(ids) // reduction.SAMPLE, 1)]
+        return self._catalog.embeddings.vectors_of(drawn.tolist())[1]
+
+    def _regrow_if_outgrown(self, index: VectorIndex) -> None:
+        """Make a graph anew that its archive has outgrown; it answers meanwhile."""
+        is_idle = self._regrowth is None and not self._read_only
+        if is_idle and isinstance(index, hnsw.HnswIndex) and index.is_outgrown:
+            log.info("the archive has outgrown its index, which is made anew")
+            encoder_id = index.encoder_id
+            self._regrowth = Regrowth(lambda is_given_up: self._grown(encoder_id, is_given_up))
 
     def _take_over(self, grown: _Followed | None) -> int:
         """Let the index answer that was made anew, or begin again where that failed."""

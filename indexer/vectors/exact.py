@@ -1,6 +1,7 @@
 """Exact search over vectors in memory: the yardstick of the other kinds, and enough for small archives."""
 
 import threading
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,12 +26,14 @@ class ExactIndex:
         Components of a vector.
     encoder_id : EncoderId
         Whose embeddings.
+    scratch : Path or None
+        Where the file of a large table goes; None keeps it in memory.
     """
 
-    def __init__(self, *, dim: int, encoder_id: EncoderId) -> None:
+    def __init__(self, *, dim: int, encoder_id: EncoderId, scratch: Path | None = None) -> None:
         self.dim = dim
         self.encoder_id = encoder_id
-        self._rows: Rows | None = Rows(dim)
+        self._rows: Rows | None = Rows(dim, scratch)
         self._lock = PhaseFairLock()
         self._changing = threading.Lock()
 

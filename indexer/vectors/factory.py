@@ -1,6 +1,10 @@
 """Make and restore vector indexes by the name of their kind."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from config.errors import ConfigError
 from indexer.sealing import StoredFolder
@@ -8,6 +12,7 @@ from indexer.uids import EncoderId
 from indexer.vectors import VectorIndex, exact, hnsw, milvus
 from indexer.vectors.graph import GraphParameters
 from indexer.vectors.milvus import MilvusParameters
+from indexer.vectors.reduction import fitted
 
 KINDS = (hnsw.KIND, exact.KIND, milvus.KIND)
 
@@ -22,13 +27,23 @@ class IndexParameters:
         Of the embedded graph.
     milvus : MilvusParameters or None
         Of the server; needed by the kind ``milvus`` only.
+    scratch : Path or None
+        Folder for files of a running index; None where nothing may be left on the disk in plain.
     """
 
     hnsw: GraphParameters = field(default_factory=GraphParameters)
     milvus: MilvusParameters | None = None
+    scratch: Path | None = None
 
 
-def create(kind: str, *, dim: int, encoder_id: EncoderId, parameters: IndexParameters | None = None) -> VectorIndex:
+def create(
+    kind: str,
+    *,
+    dim: int,
+    encoder_id: EncoderId,
+    parameters: IndexParameters | None = None,
+    sample: NDArray[np.float32] | None = None,
+) -> VectorIndex:
     """Make an empty index; with ``milvus``, a collection of the same encoder is dropped.
 
     Parameters
@@ -41,6 +56,8 @@ def create(kind: str, *, dim: int, encoder_id: EncoderId, parameters: IndexParam
         Whose embeddings.
     parameters : IndexParameters
         Defaults where None.
+    sample : (N, dim) float32 or None
+        Of many vectors that will be added: a graph then knows the directions in which these vary most.
 
     Raises
     ------
@@ -52,9 +69,16 @@ def create(kind: str, *, dim: int, encoder_id: EncoderId, parameters: IndexParam
     parameters = parameters or IndexParameters()
     match kind:
         case exact.KIND:
-            return exact.ExactIndex(dim=dim, encoder_id=encoder_id)
+            return exact.ExactIndex(dim=dim, encoder_id=encoder_id, scratch=parameters.scratch)
         case hnsw.KIND:
-            return hnsw.HnswIndex(dim=dim, encoder_id=encoder_id, parameters=parameters.hnsw)
+            reduction = None if sample is None else fitted(sample)
+            return hnsw.HnswIndex(
+                dim=dim,
+                encoder_id=encoder_id,
+                parameters=parameters.hnsw,
+                reduction=reduction,
+                scratch=parameters.scratch,
+            )
         case milvus.KIND:
             return milvus.create(dim=dim, encoder_id=encoder_id, parameters=_server(parameters))
     raise _unknown(kind)
@@ -91,7 +115,9 @@ def restore(
         case exact.KIND:
             return exact.restore(folder, dim=dim, encoder_id=encoder_id)
         case hnsw.KIND:
-            return hnsw.restore(folder, dim=dim, encoder_id=encoder_id, parameters=parameters.hnsw)
+            return hnsw.restore(
+                folder, dim=dim, encoder_id=encoder_id, parameters=parameters.hnsw, scratch=parameters.scratch
+            )
         case milvus.KIND:
             return milvus.restore(folder, dim=dim, encoder_id=encoder_id, parameters=_server(parameters))
     raise _unknown(kind)

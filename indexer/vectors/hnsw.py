@@ -2,13 +2,15 @@
 
 The vectors are kept twice, in the graph and in a plain table: reading one back from hnswlib costs some 14 µs,
 scoring one of the table well under 1 µs. The table gives every answer its exact similarities, and narrow filters
-their answers.
+their answers. In a large archive the graph knows the most telling directions only (`indexer.vectors.reduction`),
+and the table is a file that is mapped: of it is in memory what there is room for.
 """
 
 import atexit
 import threading
 import weakref
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +21,7 @@ from indexer.uids import EncoderId
 from indexer.vectors import Neighbours, checks, ranking, snapshot
 from indexer.vectors.graph import Graph, GraphParameters, load_graph
 from indexer.vectors.locks import PhaseFairLock
+from indexer.vectors.reduction import LEAST_VECTORS, Reduction, load_reduction
 from indexer.vectors.rows import Rows
 
 KIND = "hnsw"
@@ -27,6 +30,8 @@ _ROWS_A_BLOCK = 32
 _SLACK = 8
 """Candidates asked beyond what is expected to suffice, so that few ties need a second look."""
 _GROWTH = 4
+_REDUCED_SHARE = 2
+"""Candidates for one that is wanted, where the graph does not know all of the vectors; at least `ef`."""
 _GRAPH_COST = 32
 """One candidate of the graph costs as much as scoring so many vectors of the table (bench_vectors.py)."""
 _SAMPLE = 64
@@ -44,13 +49,28 @@ class HnswIndex:
         Whose embeddings.
     parameters : GraphParameters
         Of the graph.
+    reduction : Reduction or None
+        The directions that the graph knows; None: all.
+    scratch : Path or None
+        Where the file of a large table goes; None keeps it in memory.
     """
 
-    def __init__(self, *, dim: int, encoder_id: EncoderId, parameters: GraphParameters | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        dim: int,
+        encoder_id: EncoderId,
+        parameters: GraphParameters | None = None,
+        reduction: Reduction | None = None,
+        scratch: Path | None = None,
+    ) -> None:
         self.dim = dim
         self.encoder_id = encoder_id
         self._parameters = parameters or GraphParameters()
-        self._parts: tuple[Rows, Graph] | None = (Rows(dim), Graph(dim, self._parameters))
+        self._reduction = reduction
+        self._lost, self._reduced = 0.0, 0
+        graph = Graph(dim if reduction is None else reduction.basis.shape[1], self._parameters)
+        self._parts: tuple[Rows, Graph] | None = (Rows(dim, scratch), graph)
         self._lock = PhaseFairLock()
         self._changing = threading.Lock()
         _OPEN.add(self)
@@ -59,6 +79,13 @@ class HnswIndex:
         """Count the vectors."""
         with self._lock.read():
             return len(self._open()[0])
+
+    @property
+    def is_outgrown(self) -> bool:
+        """Whether a graph made anew from the catalog would know better directions: many vectors, or others."""
+        if self._reduction is None:
+            return len(self) >= 2 * LEAST_VECTORS
+        return self._reduced >= LEAST_VECTORS and not self._reduction.fits(self._lost / self._reduced)
 
     def ids(self) -> NDArray[np.int64]:
         """Return the ids, ascending."""
@@ -87,23 +114,23 @@ class HnswIndex:
         checks.check_search(queries, k, allowed, self.dim)
         with self._lock.read():
             rows, graph = self._open()
-            looked_at = rows.live_rows() if allowed is None else rows.rows_of(allowed)
-            n = k + _SLACK
-            if allowed is not None:
+            looked_at = None if allowed is None else rows.rows_of(allowed)
+            present = len(rows) if looked_at is None else len(looked_at)
+            n = k + _SLACK if self._reduction is None else max(_REDUCED_SHARE * k, self._parameters.ef)
+            if looked_at is not None:
                 # As many allowed candidates as an unfiltered search holds, so that it is as sure of its answer.
-                n = max(n, self._parameters.ef) * len(rows) // max(len(looked_at), 1)
-            usable = np.zeros(graph.capacity, dtype=np.bool_)
-            usable[looked_at] = True
+                n = max(n, self._parameters.ef) * len(rows) // max(present, 1)
+            usable = _usable(rows, graph.capacity, looked_at)
+            asked = queries if self._reduction is None else self._reduction.reduced(queries)
+            asking = _Asking(rows, graph, queries, asked, usable, is_reduced=self._reduction is not None)
             answer = ranking.empty(len(queries), k)
             open_queries = np.arange(len(queries))
-            while open_queries.size and max(n, self._parameters.ef) * _GRAPH_COST <= len(looked_at):
-                settled = _search_graph(rows, graph, queries, open_queries, n, usable, answer)
+            while open_queries.size and max(n, self._parameters.ef) * _GRAPH_COST <= present:
+                settled = _search_graph(asking, open_queries, n, answer)
                 open_queries = open_queries[~settled]
                 n *= _GROWTH
             if open_queries.size:
-                found = ranking.nearest(
-                    queries[open_queries], rows.vectors, rows.ids, k, looked_at if allowed is not None else None
-                )
+                found = ranking.nearest(queries[open_queries], rows.vectors, rows.ids, k, looked_at)
                 answer.ids[open_queries], answer.similarities[open_queries] = found.ids, found.similarities
             return answer
 
@@ -117,12 +144,14 @@ class HnswIndex:
             if rows.dead > max(len(rows), _ROWS_A_BLOCK):
                 self._compact()
             rows, graph = self._open()
-            parameters: dict[str, int | str] = {**asdict(self._parameters), "space": "ip"}
+            parameters: dict[str, int | str] = {**asdict(self._parameters), "space": "ip", "directions": graph.dim}
             description = snapshot.Description(KIND, self.dim, self.encoder_id, len(rows), sequence, parameters)
 
             def fill(data: StoredFolder) -> None:
                 rows.save(data)
                 graph.save(data)
+                if self._reduction is not None:
+                    self._reduction.save(data)
 
             snapshot.write(folder, description, fill)
 
@@ -148,19 +177,28 @@ class HnswIndex:
     def _add_block(self, ids: NDArray[np.int64], vectors: NDArray[np.float32]) -> None:
         rows, graph = self._open()
         fresh = np.arange(rows.used, rows.used + len(ids), dtype=np.int64)
-        graph.add(fresh, vectors)
+        graph.add(fresh, self._known(vectors))
         graph.delete(rows.discard(ids))
         rows.append(ids, vectors)
+
+    def _known(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+        """What the graph knows of vectors."""
+        if self._reduction is None:
+            return vectors
+        reduced = self._reduction.reduced(vectors)
+        self._lost += float(len(reduced) - np.einsum("nd,nd->", reduced, reduced, dtype=np.float64))
+        self._reduced += len(reduced)
+        return reduced
 
     def _compact(self) -> None:
         """Build both anew from the live rows; searches use the old ones until the new ones are complete."""
         fresh = self._open()[0].compacted()
-        graph = Graph(self.dim, self._parameters, capacity=max(len(fresh), 1))
+        graph = Graph(self._open()[1].dim, self._parameters, capacity=max(len(fresh), 1))
         for start in range(0, fresh.used, _ROWS_A_BLOCK):
             stop = min(start + _ROWS_A_BLOCK, fresh.used)
             with self._lock.read():
                 self._open()
-                graph.add(np.arange(start, stop, dtype=np.int64), fresh.vectors[start:stop])
+                graph.add(np.arange(start, stop, dtype=np.int64), self._known(fresh.vectors[start:stop]))
         with self._lock.write():
             self._open()
             self._parts = (fresh, graph)
@@ -176,25 +214,44 @@ def _close_all() -> None:
         index.close()
 
 
-def _search_graph(
-    rows: Rows,
-    graph: Graph,
-    queries: NDArray[np.float32],
-    chosen: NDArray[np.int64],
-    n: int,
-    usable: NDArray[np.bool_],
-    answer: Neighbours,
-) -> NDArray[np.bool_]:
+@dataclass(frozen=True, eq=False)
+class _Asking:
+    """Queries, whole and as the graph knows them; `usable` says which rows may be answered."""
+
+    rows: Rows
+    graph: Graph
+    queries: NDArray[np.float32]
+    known: NDArray[np.float32]
+    usable: NDArray[np.bool_] | None
+    is_reduced: bool
+
+
+def _usable(rows: Rows, capacity: int, looked_at: NDArray[np.int64] | None) -> NDArray[np.bool_] | None:
+    """Which rows may be answered, shape (capacity,); None: all that the graph answers."""
+    if looked_at is None:
+        return None
+    usable = np.zeros(capacity, dtype=np.bool_)
+    usable[looked_at] = True
+    return usable
+
+
+def _search_graph(asking: _Asking, chosen: NDArray[np.int64], n: int, answer: Neighbours) -> NDArray[np.bool_]:
     """Answer those of the chosen queries, shape (C,), for which n candidates of the graph suffice; say which."""
-    found = graph.search(queries[chosen], n)
+    found = asking.graph.search(asking.known[chosen], n)
     if found is None:
         return np.zeros(len(chosen), dtype=np.bool_)
     labels, approximate = found
-    k, dim = answer.ids.shape[1], queries.shape[1]
-    settled, kept = ranking.settle(approximate, usable[labels], k, dim)
+    k, dim = answer.ids.shape[1], asking.queries.shape[1]
+    rows = asking.rows
+    usable = np.ones(labels.shape, dtype=np.bool_) if asking.usable is None else asking.usable[labels]
+    if asking.is_reduced:
+        approximate = np.stack([rows.vectors[of] @ asking.queries[q] for q, of in zip(chosen, labels, strict=True)])
+        settled, kept = ranking.settle_scored(approximate, usable, k, dim)
+    else:
+        settled, kept = ranking.settle(approximate, usable, k, dim)
     query_of, column = np.nonzero(kept & settled[:, None])
     pairs = ranking.Pairs(query_of, labels[query_of, column])
-    scores = ranking.score(pairs, queries[chosen], rows.vectors)
+    scores = ranking.score(pairs, asking.queries[chosen], rows.vectors)
     ranked = ranking.best(pairs.queries, rows.ids[pairs.rows], scores, len(chosen), k)
     answer.ids[chosen[settled]] = ranked.ids[settled]
     answer.similarities[chosen[settled]] = ranked.similarities[settled]
@@ -202,7 +259,12 @@ def _search_graph(
 
 
 def restore(
-    folder: StoredFolder, *, dim: int, encoder_id: EncoderId, parameters: GraphParameters | None = None
+    folder: StoredFolder,
+    *,
+    dim: int,
+    encoder_id: EncoderId,
+    parameters: GraphParameters | None = None,
+    scratch: Path | None = None,
 ) -> tuple[HnswIndex, int]:
     """Open a snapshot.
 
@@ -214,6 +276,8 @@ def restore(
         What is expected.
     parameters : GraphParameters
         `ef` and `threads` are used at once, the others when the graph is built anew.
+    scratch : Path or None
+        As for `HnswIndex`.
 
     Returns
     -------
@@ -229,24 +293,31 @@ def restore(
     """
     description, data = snapshot.read(folder, kind=KIND, dim=dim, encoder_id=encoder_id)
     parameters = parameters or GraphParameters()
-    rows = Rows.load(data, dim)
-    graph = load_graph(data, dim, parameters)
-    linked = np.isin(rows.live_rows(), graph.rows())
-    if len(rows) != description.count or not linked.all():
-        raise Damaged(f"expected {description.count} linked vectors, got {linked.sum()} of {len(rows)}")
-    _check_self_recall(rows, graph)
-    index = HnswIndex(dim=dim, encoder_id=encoder_id, parameters=parameters)
+    rows = Rows.load(data, dim, scratch)
+    directions = int(description.parameters.get("directions", dim))
+    reduction = load_reduction(data, dim, directions) if directions != dim else None
+    graph = load_graph(data, directions, parameters)
+    is_linked = np.zeros(max(graph.capacity, rows.used), dtype=np.bool_)
+    is_linked[graph.rows()] = True
+    linked = int(is_linked[rows.live_rows()].sum())
+    if not len(rows) == description.count == linked:
+        raise Damaged(f"expected {description.count} linked vectors, got {linked} of {len(rows)}")
+    _check_self_recall(rows, graph, reduction)
+    index = HnswIndex(dim=dim, encoder_id=encoder_id, parameters=parameters, reduction=reduction)
     index._parts = (rows, graph)
     return index, description.sequence
 
 
-def _check_self_recall(rows: Rows, graph: Graph) -> None:
+def _check_self_recall(rows: Rows, graph: Graph, reduction: Reduction | None) -> None:
     """Refuse a graph that does not find a sample of its own vectors."""
     live = rows.live_rows()
     if not live.size:
         return
     sample = live[np.unique(np.linspace(0, live.size - 1, _SAMPLE).astype(np.int64))]
-    found = graph.search(rows.vectors[sample], 1)
-    share = 0.0 if found is None else float((found[1][:, 0] >= 1 - 1e-3).mean())
+    vectors = rows.vectors[sample]
+    known = vectors if reduction is None else reduction.reduced(vectors)
+    found = graph.search(known, 1)
+    own = np.einsum("nd,nd->n", known, known)
+    share = 0.0 if found is None else float((found[1][:, 0] >= own - 1e-3).mean())
     if share < _SAMPLE_RECALL:
         raise Damaged(f"expected the graph to find {_SAMPLE_RECALL:.0%} of its own vectors, got {share:.0%}")

@@ -202,3 +202,23 @@ def settle(
     floor = approximate[np.arange(len(at)), at] - np.float32(margin(dim))
     settled = enough & (approximate[:, -1] < floor)
     return settled, usable & (approximate >= floor[:, None])
+
+
+def settle_scored(
+    scores: NDArray[np.float32], usable: NDArray[np.bool_], k: int, dim: int
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Decide as `settle` does where the candidates are scored already and not in order.
+
+    Returns
+    -------
+    settled : NDArray[np.bool_]
+        Shape (Q,): k usable ones are there.
+    kept : NDArray[np.bool_]
+        Shape (Q, n): those that may be among the k best.
+    """
+    settled: NDArray[np.bool_] = usable.sum(axis=1) >= k
+    if scores.shape[1] < k:
+        return settled, usable
+    counted = np.where(usable, scores, -np.inf)
+    kth = np.partition(counted, scores.shape[1] - k, axis=1)[:, scores.shape[1] - k]
+    return settled, usable & (scores >= (kth - np.float32(margin(dim)))[:, None])

@@ -89,7 +89,7 @@ def compare(ids: NDArray[np.int64], data: NDArray[np.float32], queries: NDArray[
     exact_s = seconds(lambda: exact.search(queries, K))
     print(f"exact                          {1e3 * exact_s / QUERIES:7.3f} ms a query (batch)")
     print(f"exact, one by one              {latencies_ms(exact, queries)}")
-    for m, ef in ((16, 64), (16, 128), (16, 256), (32, 128)):
+    for m, ef in ((16, 64), (16, 128), (16, 256), (24, 256), (32, 128)):
         parameters = factory.IndexParameters(hnsw=GraphParameters(m=m, ef=ef, threads=2))
         index = factory.create("hnsw", dim=dim, encoder_id=ENCODER, parameters=parameters)
         add_s = seconds(partial(index.add, ids, data), repeats=1)

@@ -23,7 +23,7 @@ from indexer.errors import Damaged, Transient
 from indexer.keeper import IndexKeeper
 from indexer.regrowth import demand_sound
 from indexer.uids import EncoderId, SeriesInstanceUID, SOPInstanceUID, StudyInstanceUID
-from indexer.vectors import Neighbours
+from indexer.vectors import Neighbours, hnsw, reduction
 from indexer.vectors.hnsw import HnswIndex
 
 A, B = EncoderId("encoder-a"), EncoderId("encoder-b")
@@ -488,3 +488,28 @@ def test_a_graph_that_finds_too_little_is_not_used(large: Node, monkeypatch: pyt
     monkeypatch.setattr(HnswIndex, "search", forgetful)
     with pytest.raises(Damaged, match="recall"):
         demand_sound(large.keeper.current()[0], large.catalog)
+
+
+def test_a_graph_that_its_archive_has_outgrown_is_made_anew_and_answers_meanwhile(
+    large: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large.finish(2, 300)
+    large.keeper.refresh()
+    for module in (hnsw, reduction):
+        monkeypatch.setattr(module, "LEAST_VECTORS", 150)
+    outgrown = large.keeper.current()[0]
+    assert outgrown.is_outgrown
+    large.keeper.refresh()
+    assert large.keeper.current()[0] is outgrown
+    assert large.keeper.is_regrowing
+    large.finish(3, 5)
+    large.keeper.refresh()
+    _wait_until_regrown(large)
+    index = large.keeper.current()[0]
+    assert index is not outgrown
+    assert not index.is_outgrown
+    assert len(index) == 345
+    assert large.keeper.snapshot_if_due(now=True)
+    large.restart(cleanly=False)
+    assert not large.keeper.is_regrowing
+    assert large.agrees()
