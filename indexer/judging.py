@@ -12,7 +12,6 @@ from indexer.answer import Completeness, Relation, StudyHit
 from indexer.calibration import UNCALIBRATED, Calibration, Scale, Scales, Uncalibrated
 from indexer.catalog.embeddings import EmbeddingSequence
 from indexer.catalog.lookup import SeriesInfo
-from indexer.places import looks_of
 
 DUPLICATE_COSINE = 0.97
 """From this mean cosine on, two series show nearly the same images."""
@@ -126,7 +125,7 @@ def _collapsed(ordered: Sequence[StudyHit], scored: Mapping[int, Sequence[Scored
 
 
 def _nearly_same(first: Sequence[Scored], second: Sequence[Scored]) -> bool:
-    one, other = (max(scored, key=lambda s: s.alignment.score).sequence.vectors for scored in (first, second))
+    one, other = (max(scored, key=lambda s: s.alignment.score).sequence.appearance for scored in (first, second))
     if len(one) != len(other):
         return False
     return _mean_cosine(one, other) >= DUPLICATE_COSINE
@@ -134,12 +133,12 @@ def _nearly_same(first: Sequence[Scored], second: Sequence[Scored]) -> bool:
 
 def shows_nearly_the_same(query: EmbeddingSequence, found: EmbeddingSequence, alignment: Alignment) -> bool:
     """Whether the chunks that go together are nearly the same images, seen as a whole."""
-    return _mean_cosine(query.vectors, found.vectors[alignment.pairs]) >= DUPLICATE_COSINE
+    return _mean_cosine(query.appearance, found.appearance[alignment.pairs]) >= DUPLICATE_COSINE
 
 
 def _mean_cosine(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
-    """Of unit vectors (N, D), row by row, whatever they say of places: those agree between patients."""
-    return float((looks_of(one) * looks_of(other)).sum(axis=1).mean())
+    """Of unit vectors (N, D), row by row."""
+    return float(np.einsum("nd,nd->", one, other)) / len(one)
 
 
 def best_of_series(scored: Sequence[Scored]) -> list[Scored]:

@@ -55,8 +55,8 @@ class Recalibration:
 
     def _made(self, index: VectorIndex, encoder_id: EncoderId) -> Calibration:
         ids = _drawn(index.ids())[:_SAMPLED_IDS]
-        series = np.array(sorted(self._remembered.series_of(ids.tolist())), dtype=np.int64)
-        pks = _drawn(series).tolist()
+        series = np.unique(self._remembered.series_of(ids))
+        pks = _drawn(series[series >= 0]).tolist()
         infos = self._catalog.lookup.series_info(pks)
         sequences = self._remembered.sequences([pk for pk in pks if pk in infos], encoder_id)
         return calibrate(infos, sequences)

@@ -4,13 +4,18 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 from indexer.catalog.embeddings import Embeddings, EmbeddingSequence
 from indexer.uids import EncoderId
 
+Keys = NDArray[np.int64]
+
 MOST_CHUNKS = 65_536
 """Some 70 MB of sequences; up to four times as much where chunks have a part of their own."""
-MOST_IDS = 1_000_000
-"""Some 100 MB of embeddings' ids."""
+_LOOSE_IDS = 65_536
+"""Embeddings whose series are kept one by one before they join the others; some 8 MB."""
 
 
 class Remembered:
@@ -23,21 +28,38 @@ class Remembered:
     def __init__(self, embeddings: Embeddings) -> None:
         self._embeddings = embeddings
         self._lock = threading.Lock()
-        self._series_of: dict[int, int] = {}
+        self._known: tuple[Keys, Keys] | None = None  # ids ascending, and their series
+        self._loose: dict[int, int] = {}
         self._sequences: OrderedDict[int, EmbeddingSequence] = OrderedDict()
         self._chunks = 0
 
-    def series_of(self, ids: Sequence[int]) -> set[int]:
-        """Keys of the series of those of the embeddings `ids` that exist, or did."""
+    def series_of(self, ids: Keys) -> Keys:
+        """Keys of the series of embeddings (N,); -1 where there never was one."""
         with self._lock:
-            unknown = [key for key in ids if key not in self._series_of]
-        fresh = self._embeddings.series_of(unknown)
+            if self._known is None:
+                self._known = self._embeddings.series_of_all()
+            known, of = self._known
+            loose = dict(self._loose)
+        found = np.full(len(ids), -1, dtype=np.int64)
+        if len(known):
+            at = np.minimum(np.searchsorted(known, ids), len(known) - 1)
+            found = np.where(known[at] == ids, of[at], -1)
+        later = np.flatnonzero(found < 0).tolist()
+        if later:
+            unknown = {int(ids[row]) for row in later} - loose.keys()
+            fresh = self._embeddings.series_of(sorted(unknown))
+            found[later] = [loose.get(key, fresh.get(key, -1)) for key in ids[later].tolist()]
+            self._keep_loose(fresh)
+        return found
+
+    def _keep_loose(self, fresh: dict[int, int]) -> None:
         with self._lock:
-            if len(self._series_of) + len(fresh) > MOST_IDS:
-                kept = {key: self._series_of[key] for key in ids if key in self._series_of}
-                self._series_of = kept
-            self._series_of |= fresh
-            return {self._series_of[key] for key in ids if key in self._series_of}
+            self._loose |= fresh
+            if self._known is not None and len(self._loose) > _LOOSE_IDS:
+                ids = np.concatenate([self._known[0], np.fromiter(self._loose.keys(), np.int64)])
+                of = np.concatenate([self._known[1], np.fromiter(self._loose.values(), np.int64)])
+                ids, first = np.unique(ids, return_index=True)
+                self._known, self._loose = (ids, of[first]), {}
 
     def sequences(self, series_pks: Sequence[int], encoder_id: EncoderId) -> dict[int, EmbeddingSequence]:
         """See `indexer.catalog.Embeddings.sequences`."""

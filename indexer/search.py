@@ -22,6 +22,7 @@ from indexer.judging import Judge, Query, Scored, best_of_series, ranked
 from indexer.outside import OutsideSeries, outside_query
 from indexer.own_order import own_newest_first
 from indexer.places import level_of
+from indexer.promising import promising
 from indexer.recalibration import Recalibration
 from indexer.remembered import Remembered
 from indexer.uids import EncoderId
@@ -29,6 +30,8 @@ from indexer.vectors import VectorIndex
 
 SHOWN_MATCHES = 8
 """Chunk pairs that a hit is explained with."""
+_LEAST_RERANKED, _RERANKED_SHARE = 96, 4
+"""Series that are compared exactly with each of the query's: at least so many, and for each study wanted so many."""
 _BATCH = 512
 """Candidate series that are scored before it is asked whether the question was cancelled."""
 
@@ -106,7 +109,7 @@ class Search:
     ) -> Answer:
         """Answer a query; `own_chunks` are those of it that the catalog does not know."""
         index, encoder_id = self._source.current()
-        found = self._candidate_series(query, index, encoder_id, allowed_series)
+        found = self._candidate_series(query, index, encoder_id, limit, allowed_series)
         sequences = self._remembered.sequences(sorted(found), encoder_id)
         scored = _scored(query, found, sequences, cancelled)
         calibration = self._recalibration.current(index, encoder_id)
@@ -164,9 +167,14 @@ class Search:
         return []
 
     def _candidate_series(
-        self, query: Query, index: VectorIndex, encoder_id: EncoderId, allowed: frozenset[int] | None
+        self,
+        query: Query,
+        index: VectorIndex,
+        encoder_id: EncoderId,
+        limit: int,
+        allowed: frozenset[int] | None,
     ) -> dict[int, SeriesInfo]:
-        """Series near any chunk of the query, and all of the patient's own; the query's study left out."""
+        """Series nearest to the query's, and all of the patient's own; the query's study left out."""
         embeddings, lookup = self._catalog.embeddings, self._view.lookup
         series_pks = {info.series_pk for pk in query.patient_pks for info in lookup.series_of_patient(pk)}
         # The patient's own chunks are near as well, and must not take the place of others.
@@ -174,7 +182,11 @@ class Search:
         allowed_ids = self._allowed_ids(encoder_id, allowed)
         if len(index) and (allowed_ids is None or len(allowed_ids)):
             neighbours = index.search(query.vectors, self._candidates + crowd, allowed_ids)
-            series_pks |= self._remembered.series_of(np.unique(neighbours.ids[neighbours.ids >= 0]).tolist())
+            of = self._remembered.series_of(neighbours.ids.ravel()).reshape(neighbours.ids.shape)
+            own = np.isin(of, list(series_pks))
+            lengths = [len(sequence.chunk_pks) for _, sequence in query.series]
+            most = max(_LEAST_RERANKED, _RERANKED_SHARE * limit)
+            series_pks |= promising(np.where(own, -1, of), neighbours.similarities, lengths, most)
         infos = lookup.series_info(sorted(series_pks if allowed is None else series_pks & allowed))
         modalities = {info.modality for info, _ in query.series}
         return {

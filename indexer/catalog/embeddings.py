@@ -4,7 +4,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from operator import itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,7 +29,7 @@ from indexer.catalog.engine import BLOCK, JOURNAL_LOCK, blocks, lock, reading, w
 from indexer.catalog.journal import get_meta, set_meta
 from indexer.catalog.progress import LeasedSeries, end_lease, waiting_for
 from indexer.catalog.schema import chunk, embedding, indexing, journal, series, study
-from indexer.catalog.sequences import GLOBAL, PART, EmbeddingSequence, sequence_of
+from indexer.catalog.sequences import GLOBAL, PART, EmbeddingSequence
 from indexer.catalog.states import SeriesState
 from indexer.catalog.vector_values import VectorValues, is_plain
 from indexer.sealing import Vault
@@ -260,6 +259,14 @@ class Embeddings:
                 found.update((key, series_pk) for key, series_pk in connection.execute(query))
         return found
 
+    def series_of_all(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Ids (N,), ascending, of all embeddings, and the keys of their series; read from indexes alone."""
+        with reading(self._engine) as connection:
+            of_chunk = _pairs(connection, select(chunk.c.id, chunk.c.series_pk))
+            found = _pairs(connection, select(embedding.c.id, embedding.c.chunk_pk))
+        at = np.searchsorted(of_chunk[0], found[1])
+        return found[0], of_chunk[1][at]
+
     def ids_of_series(
         self, series_pks: Sequence[int], encoder_id: EncoderId, kind: str = GLOBAL
     ) -> NDArray[np.int64]:
@@ -287,19 +294,32 @@ class Embeddings:
         found: dict[int, EmbeddingSequence] = {}
         with reading(self._engine) as connection:
             for block in blocks(series_pks):
-                rows = connection.execute(query.where(indexing.c.series_pk.in_(block)))
-                for series_pk, group in groupby(rows, key=itemgetter(0)):
-                    found[series_pk] = self._sequence([tuple(row[1:]) for row in group])
+                rows = connection.execute(query.where(indexing.c.series_pk.in_(block))).all()
+                found |= self._sequences(rows)
         return found
 
-    def _sequence(self, rows: Sequence[tuple[int, int, str, bytes]]) -> EmbeddingSequence:
-        """Sequence from chunk, volume, kind and value of each embedding of a series."""
-        values = dict(
-            zip([(row[0], row[2]) for row in rows], self._values.all([row[3] for row in rows]), strict=True)
-        )
-        chunks = [(pk, volume) for pk, volume, kind, _ in rows if kind == GLOBAL]
-        pks, volumes = zip(*chunks, strict=True)
-        return sequence_of(pks, volumes, [{GLOBAL: values[pk, GLOBAL], PART: values.get((pk, PART))} for pk in pks])
+    def _sequences(self, rows: Sequence[Any]) -> dict[int, EmbeddingSequence]:
+        """Sequences from series, chunk, volume, kind and value of each embedding, those of a series in a row."""
+        values = self._values.all([row[4] for row in rows])
+        whole = [number for number, row in enumerate(rows) if row[3] == GLOBAL]
+        part_of = {row[1]: number for number, row in enumerate(rows) if row[3] == PART}
+        vectors = values[whole]
+        parts = np.zeros_like(vectors)
+        with_part = [at for at, number in enumerate(whole) if rows[number][1] in part_of]
+        parts[with_part] = values[[part_of[rows[whole[at]][1]] for at in with_part]]
+        has_part = np.zeros(len(whole), dtype=np.bool_)
+        has_part[with_part] = True
+        found: dict[int, EmbeddingSequence] = {}
+        for series_pk, group in groupby(enumerate(whole), key=lambda one: rows[one[1]][0]):
+            places = list(group)
+            start, stop = places[0][0], places[-1][0] + 1
+            found[series_pk] = EmbeddingSequence(
+                tuple(rows[number][1] for _, number in places),
+                tuple(rows[number][2] for _, number in places),
+                vectors[start:stop].copy(),  # else one sequence that is kept would keep all
+                parts[start:stop].copy() if has_part[start:stop].any() else None,
+            )
+        return found
 
     def indexings(self, series_pks: Sequence[int], encoder_id: EncoderId) -> dict[int, int]:
         """Series key to the key of its embeddings as a whole, which is another one once they are replaced."""
@@ -398,6 +418,13 @@ def _of_series(columns: Select[Any], encoder_id: EncoderId, *kinds: str) -> Sele
     """
     joined = indexing.join(chunk, chunk.c.indexing_pk == indexing.c.id).join(embedding)
     return columns.select_from(joined).where(indexing.c.encoder_id == encoder_id, embedding.c.kind.in_(kinds))
+
+
+def _pairs(connection: Connection, query: Select[Any]) -> NDArray[np.int64]:
+    """Two columns of keys, (2, N), by the first of them."""
+    flat = (key for row in connection.execute(query) for key in row)
+    pairs = np.fromiter(flat, dtype=np.int64).reshape(-1, 2).T
+    return pairs[:, np.argsort(pairs[0], kind="stable")]
 
 
 def _enter_indexing(

@@ -7,6 +7,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from indexer.places import looks_of
+
 GLOBAL = "GLOBAL"
 """Kind of the embedding of a chunk's whole body region; the one that candidates are found by."""
 PART = "LUNGS"
@@ -45,6 +47,11 @@ class EmbeddingSequence:
             return self.vectors
         share = PART_WEIGHT * self.part.any(axis=1, keepdims=True)
         return np.hstack([np.sqrt(1 - share) * self.vectors, np.sqrt(share) * self.part]).astype(np.float32)
+
+    @cached_property
+    def appearance(self) -> NDArray[np.float32]:
+        """Unit vectors (N, d) without the places that they say: those agree between patients."""
+        return looks_of(self.vectors)
 
     def rows(self, rows: Sequence[int]) -> "EmbeddingSequence":
         """Some of the chunks."""

@@ -495,7 +495,7 @@ def test_chunks_replaced_between_index_and_catalog(world: World, what: str) -> N
 
 def test_what_is_remembered_is_never_out_of_date(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remembered_module, "MOST_CHUNKS", 7)
-    monkeypatch.setattr(remembered_module, "MOST_IDS", 7)
+    monkeypatch.setattr(remembered_module, "_LOOSE_IDS", 2)
     world.add("2.25.1", look(range(3), 0))
     for number in range(4):
         world.add(f"2.25.1{number}", look(range(3), number + 1, 0.3 + 0.2 * number))
