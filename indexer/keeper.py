@@ -94,6 +94,23 @@ class IndexKeeper:
         return index, index.encoder_id
 
     @property
+    def is_read_only(self) -> bool:
+        """Whether another process has the index follow the catalog."""
+        return self._read_only
+
+    def own(self) -> None:
+        """Have the index follow the catalog from now on, as who did so is gone; it is held against that first.
+
+        Raises
+        ------
+        Transient
+            The catalog or the index server cannot be reached; nothing has changed.
+        """
+        with self._lock:
+            self._compare(self._followed)
+            self._read_only = False
+
+    @property
     def is_regrowing(self) -> bool:
         """Whether an index is being made anew; exact search answers, or the old one where it has been outgrown."""
         return self._regrowth is not None

@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from types import FrameType
@@ -56,6 +57,8 @@ log = logging.getLogger(__name__)
 
 _TICK_S = 0.25
 _DRAIN_S = 10.0
+_HOLD_S = 5.0
+"""How often a node that only asks a shared index looks whether its keeper is gone."""
 _LAST_RESORT_S = 60.0
 """Beyond `indexing.stop_deadline_s`: longer than all parts drain, one after another."""
 _FORCED = 130
@@ -91,6 +94,7 @@ class Node:
         self._trail: AuditTrail | None = None
         self._told_encoder: EncoderId | None = None
         self._follower: Follower | None = None
+        self._hold_at = 0.0
 
     @property
     def worker(self) -> WorkerHealth:
@@ -320,6 +324,14 @@ class Node:
             self.stop()
             last_resort.cancel()
 
+    def _keep_if_nobody_does(self, catalog: Catalog, keeper: IndexKeeper) -> None:
+        """Write the shared collection from now on, if the node is gone that did."""
+        if keeper.is_read_only and time.monotonic() >= self._hold_at:
+            self._hold_at = time.monotonic() + _HOLD_S
+            if catalog.hold(MILVUS_KEEPER):
+                keeper.own()
+                log.info("this node keeps the Milvus collection from now on")
+
     def _tell_of_encoder(self, active: EncoderId) -> None:
         """Have the audit trail hear whose embeddings answer, when that changes or is about to."""
         wanted = self._bundle.encoder_id
@@ -341,6 +353,7 @@ class Node:
                 has_room = self._has_room()
                 if keeper is not None:
                     self._tell_of_encoder(keeper.current()[1])
+                    self._keep_if_nobody_does(catalog, keeper)
                     keeper.refresh()
                     if has_room:
                         keeper.snapshot_if_due()

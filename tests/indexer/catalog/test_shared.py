@@ -107,6 +107,31 @@ def test_each_node_makes_its_own_index_anew(
             keeper.close()
 
 
+def test_who_only_asks_a_shared_index_takes_over_from_its_keeper(
+    postgresql: Server, an_archive: Factory, tmp_path: Path
+) -> None:
+    pytest.importorskip("milvus_lite")
+    with Catalog(postgresql.new_database()) as catalog:
+        archive, encoder = an_archive(catalog), EncoderId("encoder-a")
+        archive.indexed("2.25.11", study="2.25.1")
+        given = {
+            "data_dir": str(tmp_path),
+            "vectors.kind": "milvus",
+            "vectors.milvus_uri": str(tmp_path / "lite.db"),
+        }
+        settings = load_settings(None, {}, given)
+        first = IndexKeeper(catalog, settings.vectors, tmp_path / "a", encoder)
+        second = IndexKeeper(catalog, settings.vectors, tmp_path / "b", encoder, read_only=True)
+        archive.indexed("2.25.12", study="2.25.2")
+        assert (second.refresh(), len(second.current()[0])) == (0, 2)  # its keeper's affair
+        second.own()
+        archive.indexed("2.25.13", study="2.25.3")
+        assert (second.refresh(), len(second.current()[0])) == (2, 6)
+        assert second.snapshot_if_due(now=True)
+        for one in (second, first):
+            one.close()
+
+
 def test_one_of_several_holds_a_thing(postgresql: Server, tmp_path: Path) -> None:
     url = postgresql.new_database()
     with Catalog(url) as other:
