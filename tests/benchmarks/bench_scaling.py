@@ -40,7 +40,7 @@ from engines import running_server
 INSTANCES = int(sys.argv[1]) if len(sys.argv) > 1 else 1200
 OF_SERIES, CHUNKS, THREADS = 30, 8, 4
 VECTORS, QUERIES, DIM, CANDIDATES = 5000, 12, 256, 200
-PATIENTS = 12
+PATIENTS = 6
 ENCODER = EncoderId("bench")
 _numbers = count(1)
 WORKER = """
