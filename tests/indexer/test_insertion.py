@@ -124,6 +124,16 @@ def test_sizes_rise_and_galleries_hold_some_of_them() -> None:
     assert findings.EFFUSION.label(35) == "pleural effusion"
 
 
+def test_slabs_of_a_long_compartment_overlap_and_reach_both_ends() -> None:
+    long = np.ones((70, 12, 12), np.bool_)  # 210 mm
+    grid = PatientGrid(np.zeros(long.shape, np.float32), long, np.zeros(3), np.array([3.0, 1.5, 1.5]), "CT")
+    slabs = list(slabs_of(grid, long, {LUNGS: long}, LUNGS))
+    bottoms = [round(one.grid.origin_lps_mm[2] / 3) + one.span.start for one in slabs]
+
+    assert bottoms == [0, 19, 38]
+    assert {one.span.stop - one.span.start for one in slabs} == {32}
+
+
 def test_slabs_lie_where_the_compartment_is_wide() -> None:
     grid = chest()
     body = body_mask(grid)

@@ -1,0 +1,76 @@
+"""Slabs of one chest with findings inserted, seen by a small network: what is drawn, how often, and where."""
+
+import numpy as np
+import pytest
+
+from indexer.bundle import read_bundle
+from indexer.encoder import MonaiEncoder
+from indexer.insertion.findings import CLEAN, GROUND_GLASS, NODULE, PNEUMOTHORAX, of_compartment
+from indexer.regions import Rows
+from indexer.specimens import Specimen, specimens_of
+from indexer.uids import SliceRef, SOPInstanceUID
+from indexer.volume import Volume
+
+SLICES, SPACING_MM = 36, 3.0
+
+
+@pytest.fixture(scope="module")
+def encoder() -> MonaiEncoder:
+    tiny = read_bundle("tiny")
+    pooling = tiny.pooling.model_copy(update={"finer": "layer1"})
+    return MonaiEncoder(tiny.model_copy(update={"pooling": pooling}), "cpu", threads=1)
+
+
+def chest() -> Volume:
+    _, y, x = np.indices((SLICES, 80, 110))
+    body = ((x - 55) / 52) ** 2 + ((y - 40) / 36) ** 2 <= 1
+    lungs = ((np.abs(x - 55) - 24) / 19) ** 2 + ((y - 40) / 27) ** 2 <= 1
+    voxels = np.where(lungs, -840.0, np.where(body, 45.0, -1000.0)).astype(np.float32)
+    voxels += np.random.default_rng(1).normal(0, 12, voxels.shape).astype(np.float32)
+    affine = np.eye(4)
+    affine[:3, :3] = np.fliplr(np.eye(3)) * SPACING_MM
+    slices = tuple(SliceRef(SOPInstanceUID(f"2.25.{k}"), None) for k in range(SLICES))
+    return Volume(voxels, affine, slices, "CT", "", ())  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def specimens(encoder: MonaiEncoder) -> list[Specimen]:
+    return list(specimens_of(chest(), "P", "series", encoder, "LUNGS", ("testing",)))
+
+
+def test_a_slab_is_seen_clean_first(specimens: list[Specimen]) -> None:
+    first, *others = specimens
+
+    assert first.example.label == CLEAN
+    assert first.in_gallery
+    assert {one.role for one in others} == {"testing"}
+
+
+def test_a_gallery_holds_every_finding_and_size_in_two_drawings(specimens: list[Specimen]) -> None:
+    for finding in of_compartment("LUNGS"):
+        for size_mm in finding.shown_mm:
+            first, second = (one for one in specimens if (one.finding, one.size_mm) == (finding, size_mm))
+            assert first.example.findings[finding.name].any()
+            assert not _equal(first.example.features, second.example.features)
+
+
+def test_cells_of_a_finding_differ_from_the_same_cells_without_it(specimens: list[Specimen]) -> None:
+    clean = next(one for one in specimens if one.role == "clean")
+    before = {tuple(place): row for place, row in zip(clean.places, clean.example.features, strict=True)}
+    for finding in (NODULE, GROUND_GLASS, PNEUMOTHORAX):
+        one = next(one for one in specimens if one.role == "testing" and one.finding is finding)
+        changed = [
+            float(np.linalg.norm(row - before[tuple(place)])) if tuple(place) in before else 0.0
+            for place, row in zip(one.places, one.example.features, strict=True)
+        ]
+        assert one.example.findings[finding.name][int(np.argmax(changed))] > 0
+
+
+def test_the_same_arguments_give_the_same_specimens(specimens: list[Specimen], encoder: MonaiEncoder) -> None:
+    again = next(specimens_of(chest(), "P", "series", encoder, "LUNGS", ()))
+
+    assert _equal(again.example.features, specimens[0].example.features)
+
+
+def _equal(first: Rows, second: Rows) -> bool:
+    return first.shape == second.shape and bool(np.array_equal(first, second))
