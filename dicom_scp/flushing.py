@@ -1,4 +1,4 @@
-"""Flushing a file in another thread, while its sender's thread enters it in the catalog and flushes its folder."""
+"""Flushing a file and its folder at the same time, while its sender's thread does something else."""
 
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
@@ -16,28 +16,21 @@ class Flusher:
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="flush")
 
     def begin(self, draft: Draft, folder: Path) -> "Flush":
-        """Begin to flush a draft that has its final name in a folder."""
-        return Flush(draft, folder, self._threads.submit(draft.flush))
+        """Begin to flush a draft that has its final name, and the folder it is in."""
+        return Flush(draft, self._threads.submit(draft.flush), self._threads.submit(sync, folder))
 
 
 class Flush:
-    """What is on its way to the disk, if anything is; it has to be over before the draft is discarded.
+    """What is on its way to the disk, if anything is; it has to be over before the draft is discarded."""
 
-    Parameters
-    ----------
-    folder : Path, optional
-        Flushed by who waits.
-    """
-
-    def __init__(self, draft: Draft, folder: Path | None = None, file: "Future[None] | None" = None) -> None:
+    def __init__(self, draft: Draft, *parts: "Future[None]") -> None:
         self._draft = draft
-        self._folder = folder
-        self._file = file
+        self._parts = parts
 
     def finish(self) -> None:
-        """Return once nothing is under way any more, however it went."""
-        if self._file is not None and not self._file.done():
-            wait([self._file])
+        """Return once it is over, however it went."""
+        if not all(part.done() for part in self._parts):
+            wait(self._parts)
 
     def wait(self) -> None:
         """Return once it is durable.
@@ -47,13 +40,10 @@ class Flush:
         Transient
             The disk fails.
         """
-        if self._file is None:
-            return
         try:
-            if self._folder is not None:
-                sync(self._folder)
-                self._folder = None
-            self._file.result()
+            for part in self._parts:
+                part.result()
         except OSError as error:
             raise unstorable(error) from error
-        self._draft.keep()
+        if self._parts:
+            self._draft.keep()
