@@ -37,6 +37,14 @@ SHORTEST_NAME = 4
 START_S, INDEXING_S, LEAST_PATIENCE_S = 60.0, 240.0, 120.0
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if engines.CHOSEN:
+        skip = pytest.mark.skip(reason="it looks into SQLite's or hnswlib's own files")
+        for item in items:
+            if item.get_closest_marker("default_engines"):
+                item.add_marker(skip)
+
+
 @pytest.fixture(scope="session")
 def shared_dicom() -> Path:
     """Folder of the real CT and MR series, one folder a series."""

@@ -18,6 +18,8 @@ from indexer.catalog import Catalog
 from indexer.errors import Transient
 from indexer.uids import SOPInstanceUID
 
+pytestmark = pytest.mark.default_engines
+
 _numbers = count(1)
 
 

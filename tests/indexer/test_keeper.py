@@ -198,6 +198,7 @@ def test_a_damaged_snapshot_is_rebuilt(node: Node) -> None:
     assert not vectors.exists()
 
 
+@pytest.mark.default_engines
 def test_a_snapshot_of_what_a_backup_has_undone_is_not_used(node: Node) -> None:
     """Not even where the journal has grown beyond it again: the same ids mean other embeddings then."""
     file = node.folder / "catalog.sqlite"

@@ -137,6 +137,7 @@ def test_without_a_node_and_only_after_asking(
     assert node.get("/health")["index_size"] == node.get("/status")["embeddings"] > 0
 
 
+@pytest.mark.default_engines
 def test_killed_halfway_the_next_start_finishes(
     data: Path,
     folders: tuple[Path, Path],

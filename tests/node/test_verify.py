@@ -77,6 +77,7 @@ def test_files_missing_and_damaged(verify: Factory, data: Path, pacsimile: Facto
     assert verify() == (0, [])
 
 
+@pytest.mark.default_engines
 def test_orphans(verify: Factory, data: Path, pacsimile: Factory) -> None:
     taken = stored(data)[4]
     assert change(data, "DELETE FROM instance WHERE path = ?", taken) == 1
@@ -94,6 +95,7 @@ def test_orphans(verify: Factory, data: Path, pacsimile: Factory) -> None:
     assert verify() == (0, [])
 
 
+@pytest.mark.default_engines
 def test_series_without_embeddings(verify: Factory, data: Path, pacsimile: Factory) -> None:
     assert change(data, "UPDATE series SET revision = revision + 1 WHERE id = (SELECT min(id) FROM series)") == 1
     what = "an indexed series has no embeddings of its present instances"
@@ -104,6 +106,7 @@ def test_series_without_embeddings(verify: Factory, data: Path, pacsimile: Facto
     assert verify() == (0, [])
 
 
+@pytest.mark.default_engines
 def test_broken_embeddings(verify: Factory, data: Path, pacsimile: Factory) -> None:
     one = "(SELECT min(id) FROM embedding)"
     assert change(data, f"UPDATE embedding SET vector = zeroblob(length(vector)) WHERE id = {one}") == 1

@@ -20,6 +20,8 @@ from dicom_scp.spool import Spool
 from indexer.catalog import Catalog
 from indexer.errors import Damaged, PacsimileError
 
+pytestmark = pytest.mark.default_engines
+
 Factory = Callable[..., Any]
 CUTS = 100
 STATUS_OF_SUCCESS = b"\x00\x00\x00\x09\x02\x00\x00\x00\x00\x00"

@@ -29,6 +29,8 @@ from dicom_scp.spool import Spool
 from indexer.catalog import Catalog
 from indexer.errors import NotFound
 
+pytestmark = pytest.mark.default_engines
+
 class Nobody:
     def similar(self, seed, **_):
         raise NotFound("nothing is compared here")
