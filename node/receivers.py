@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 
-from config.model import Role, Settings
+from config.model import Settings
 from dicom_scp.channel import Channel, Told
 from dicom_scp.handover import Handover
 
@@ -21,7 +21,7 @@ _MOST_BY_DEFAULT = 4
 
 def receivers_of(settings: Settings) -> int:
     """How many receiver processes there are to be; none where associations speak TLS: nobody can hand that over."""
-    if settings.dicom.tls.certificate_file or not settings.has(Role.RECEIVE):
+    if settings.dicom.tls.certificate_file:
         return 0
     cores = os.cpu_count() or 1
     wanted = settings.dicom.receivers or min(cores // 2, _MOST_BY_DEFAULT)
