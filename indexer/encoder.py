@@ -18,6 +18,7 @@ from indexer.body import body_mask
 from indexer.bundle import Bundle, InputSpec
 from indexer.catalog.embeddings import GLOBAL, EmbeddedChunk
 from indexer.chunks import Lattice, Slab, slabs
+from indexer.clipping import patient_grid
 from indexer.compartments import around, compartments
 from indexer.device import choose
 from indexer.errors import Parked
@@ -25,7 +26,7 @@ from indexer.feature_map import FeatureMap
 from indexer.levels import LevelFinder, column_of
 from indexer.network import FeatureNetwork, load_network
 from indexer.regions import LEAST_CELLS, Region
-from indexer.resample import PatientGrid, resample
+from indexer.resample import PatientGrid
 from indexer.uids import EncoderId
 from indexer.volume import Volume
 
@@ -173,7 +174,7 @@ class MonaiEncoder:
         if volume.modality in self._others:
             return self._others[volume.modality].feature_map(volume)
         start = time.perf_counter()
-        grid = resample(volume, self.bundle.input.spacing_mm)
+        grid = patient_grid(volume, self.bundle.input.spacing_mm)
         resampled = time.perf_counter() - start
         seen = self.map_of(grid)
         return replace(seen, seconds={**seen.seconds, "resample": seen.seconds["resample"] + resampled})
