@@ -27,6 +27,8 @@ _FIRST_PAUSE_S = 1.0
 _LONGEST_PAUSE_S = 60.0
 READY = "ready: "
 """What a worker says, and then what it computes on, once it has loaded its encoder; else it says why it cannot."""
+_THREADS_OF_NUMPY = {"OPENBLAS_NUM_THREADS": "1"}
+"""Its products are small beside the encoder's: further threads would mostly wait, and take processor time for it."""
 
 
 class WorkerState(StrEnum):
@@ -59,6 +61,7 @@ class WorkerProcess:
             [sys.executable, "-P", "-m", "node.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            env={**_THREADS_OF_NUMPY, **os.environ},
             process_group=0,
         )
         self._said = b""
