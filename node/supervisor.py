@@ -28,7 +28,7 @@ _LONGEST_PAUSE_S = 60.0
 READY = "ready: "
 """What a worker says, and then what it computes on, once it has loaded its encoder; else it says why it cannot."""
 _THREADS_OF_NUMPY = {"OPENBLAS_NUM_THREADS": "1"}
-"""Its products are small beside the encoder's: further threads would mostly wait, and take processor time for it."""
+"""Its products are small beside the encoder's: further threads would mostly wait, which takes processor time."""
 
 
 class WorkerState(StrEnum):
