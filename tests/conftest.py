@@ -219,7 +219,7 @@ class RunningNode:
             return "Pacsimile is ready" in self.log and "Not for diagnosis" in self.log
 
         until(is_ready, START_S, "the node is ready")
-        for name, pattern in (("dicom", r"localhost (\d+) FOLDER"), ("http", r"http://localhost:(\d+)/")):
+        for name, pattern in (("dicom", r"localhost (\d+)\b"), ("http", r"http://localhost:(\d+)/")):
             if found := re.search(pattern, self.log):  # not every node has every face
                 self.ports[name] = int(found[1])
 
