@@ -20,6 +20,8 @@ def main() -> None:
 
 
 def _run() -> None:
+    # Matrices here are small: threads of the linear algebra library would only wait for each other, at full speed.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     # Imported only now, so that an interrupt while the libraries load is answered as well.
     from node.cli.app import app
     from node.cli.output import print_problem
