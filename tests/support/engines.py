@@ -129,6 +129,7 @@ def running_server(*options: str) -> Iterator[Server]:
             except KeyError:
                 pytest.skip("PostgreSQL does not run as root, and there is no user `postgres`")
             os.chown(folder, owner.pw_uid, owner.pw_gid)
+            folder.chmod(0o711)  # whoever is root without its rights has to reach the socket too
         server.run("initdb", "--no-sync", "--auth=trust", "--username=postgres", "--encoding=UTF8", "--locale=C")
         process = server.start(*(options or ("-c", "fsync=off")))
         try:
