@@ -197,7 +197,7 @@ class _Writer:
 def _restore(settings: Settings, source: Path, track: Track) -> Outcome:
     sums, catalog_copy = _read_description(source)
     folder.prepare(settings.data_dir)
-    if any(one.name != folder.LOCK for one in settings.data_dir.iterdir()):
+    if any(one.name not in (folder.LOCK, folder.IDENTITY) for one in settings.data_dir.iterdir()):
         raise Refused(f"expected an empty data folder, got one with files: {settings.data_dir}")
     demand_empty(settings.catalog_url)
     _demand_key(settings, source)
