@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 _HEADER = struct.Struct(">LL")
-_PATIENCE_S = 10.0
+_TIMEVAL = struct.Struct("@ll")
+_PATIENCE_S = 10
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,8 @@ class Channel:
 
     def __init__(self, end: socket.socket) -> None:
         self.end = end
+        end.setblocking(True)
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _TIMEVAL.pack(_PATIENCE_S, 0))
         self._telling = threading.Lock()
 
     @classmethod
@@ -57,7 +60,6 @@ class Channel:
         header = _HEADER.pack(len(encoded), len(told.data))
         descriptors = [told.connection.fileno()] if told.connection is not None else []
         with self._telling:
-            self.end.settimeout(_PATIENCE_S)
             if descriptors:
                 socket.send_fds(self.end, [header], descriptors)
                 self.end.sendall(encoded + told.data)
@@ -68,8 +70,6 @@ class Channel:
         """The next message, waited for; None when the other end is closed."""
         try:
             header, descriptors, _, _ = socket.recv_fds(self.end, _HEADER.size, 1, socket.MSG_CMSG_CLOEXEC)
-        except TimeoutError:
-            return self.hear()
         except OSError:
             return None
         connection = socket.socket(fileno=descriptors[0]) if descriptors else None

@@ -83,6 +83,8 @@ class Handover:
         Only associations that call it are handed over.
     kept_here : collection of str
         SOP classes of which none is.
+    callers_kept_here : collection of str
+        Calling AE titles of which none is: their notes may reject instances.
     observers : sequence
         Notifications of the network library, and who hears of them.
     """
@@ -91,11 +93,13 @@ class Handover:
         self,
         called_ae_title: str,
         kept_here: Collection[str],
+        callers_kept_here: Collection[str],
         listener: Listener,
         observers: Sequence[tuple[Any, Any]] = (),
     ) -> None:
         self._called_ae_title = called_ae_title
         self._kept_here = frozenset(kept_here)
+        self._callers_kept_here = frozenset(callers_kept_here)
         self._listener = listener
         self._observers = observers
         self._lock = threading.Lock()
@@ -123,8 +127,7 @@ class Handover:
         """
         if not self._receivers or isinstance(connection, ssl.SSLSocket) or not self._is_for_receivers(request):
             return False
-        calling = request[_CALLING].decode("ascii", "replace").strip()
-        association = HandedAssociation(Requestor(calling, str(address[0])))
+        association = HandedAssociation(Requestor(_text(request[_CALLING]), str(address[0])))
         while (receiver := self._least_busy()) is not None:
             number = next(self._numbers)
             with self._lock:
@@ -182,12 +185,17 @@ class Handover:
             return min(self._receivers, key=lambda one: len(one.associations), default=None)
 
     def _is_for_receivers(self, request: bytes) -> bool:
-        called = request[_CALLED].decode("ascii", "replace").strip()
         try:
             asked = set(abstract_syntaxes(request))
         except (ValueError, struct.error):
             return False
-        return called == self._called_ae_title and bool(asked) and not asked & self._kept_here
+        is_elsewhere = _text(request[_CALLED]) != self._called_ae_title
+        is_kept_here = _text(request[_CALLING]) in self._callers_kept_here or asked & self._kept_here
+        return bool(asked) and not is_elsewhere and not is_kept_here
+
+
+def _text(ae_title: bytes) -> str:
+    return ae_title.decode("ascii", "replace").strip()
 
 
 def abstract_syntaxes(request: bytes) -> Iterator[str]:

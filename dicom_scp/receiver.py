@@ -1,5 +1,7 @@
 """The DICOM face of a receiver process: it stores instances, over connections that are handed to it."""
 
+import logging
+
 from config.model import Settings
 from dicom_scp.channel import Channel, Told
 from dicom_scp.handed import HandedServer, Reporter
@@ -8,6 +10,8 @@ from dicom_scp.server import DicomServer
 from dicom_scp.spool import Spool
 from indexer.answer import Finder
 from indexer.catalog import Catalog
+
+logger = logging.getLogger(__name__)
 
 _LOOK_S = 1.0
 
@@ -35,6 +39,7 @@ class ReceiverServer(DicomServer):
         """Serve what is handed over from now on."""
         self._serve(HandedServer, channel=self._channel, reporter=self._reporter)
         self._channel.tell(Told({"what": READY}))
+        logger.info("receives from now on")
 
     def wait(self) -> None:
         """Return once the main process hands nothing over any more, or is gone."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from pynetdicom import AE, _config, evt
-from pynetdicom.sop_class import KeyObjectSelectionDocumentStorage, Verification
+from pynetdicom.sop_class import Verification
 
 from config.model import Role, Settings
 from dicom_scp.access import Access
@@ -107,7 +107,8 @@ class DicomServer:
         self._commitment = CommitmentHandlers(catalog.commitments, associations, self._committer.recorded)
         self._retrieval = RetrieveService(settings, access, spool)
         self._custody = Custody(settings, catalog, spool)
-        self.handover = Handover(settings.dicom.aet, _kept_here(settings), self, observers)
+        rejecting = settings.forgetting.rejection_aets
+        self.handover = Handover(settings.dicom.aet, _kept_here(settings), rejecting, self, observers)
         self._tidy_at = 0.0
         self._server: NodeServer | None = None
         self._thread: threading.Thread | None = None
@@ -274,8 +275,7 @@ class DicomServer:
 
 
 def _kept_here(settings: Settings) -> set[str]:
-    """SOP classes whose associations the main process serves itself: all but storage, and notes that it acts on."""
+    """SOP classes whose associations the main process serves itself: all but storage."""
     private = settings.dicom.private_storage_sop_classes
     supported = {str(one.abstract_syntax) for one in [*supported_contexts(private), commitment_context()]}
-    notes = {str(KeyObjectSelectionDocumentStorage)} if settings.forgetting.rejection_titles else set()
-    return (supported - set(storage_sop_classes(private)) - {str(Verification)}) | notes
+    return supported - set(storage_sop_classes(private)) - {str(Verification)}

@@ -12,9 +12,10 @@ import pytest
 from pydicom import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 from pynetdicom import Association, evt
-from pynetdicom.sop_class import CTImageStorage, StudyRootQueryRetrieveInformationModelFind
+from pynetdicom.sop_class import CTImageStorage, StudyRootQueryRetrieveInformationModelFind, Verification
 
 from config.load import load_settings
+from dicom_scp.contexts import storage_sop_classes
 from dicom_scp.intake import StoreRequest
 from dicom_scp.reception import Reception, Verdict
 from dicom_scp.server import DicomServer
@@ -63,6 +64,7 @@ def farm(tmp_path_factory: pytest.TempPathFactory, wait_for: Factory) -> Iterato
         "dicom.port": 0,
         "dicom.receivers": 2,
         "dicom.max_associations_per_host": PER_HOST,
+        "forgetting.rejection_aets": ["RADIOLOGIST"],
     }
     settings = load_settings(overrides=values)
     with Catalog(settings.catalog_url) as catalog:
@@ -92,8 +94,10 @@ def associate(farm: Farm, peer: Factory, wait_for: Factory) -> Iterator[Callable
     wait_for(lambda: farm.server.open_associations == 0, PATIENCE_S, "no association from before")
     with ExitStack() as opened:
 
-        def begin(contexts: list[tuple[str, list[str]]] = CT, called: str = "PACSIMILE") -> Association:
-            return opened.enter_context(peer(farm, timeout_s=PATIENCE_S).associated(contexts, called))
+        def begin(
+            contexts: list[tuple[str, list[str]]] = CT, called: str = "PACSIMILE", calling: str = "MODALITY"
+        ) -> Association:
+            return opened.enter_context(peer(farm, calling, timeout_s=PATIENCE_S).associated(contexts, called))
 
         yield begin
     wait_for(lambda: farm.server.open_associations == 0, PATIENCE_S, "the end of all associations")
@@ -117,10 +121,10 @@ def test_who_only_stores_is_served_by_a_receiver(
     assert not farm.server._server.active_associations
     for association, dataset in zip(associations, sent, strict=True):
         assert association.send_c_store(dataset).Status == 0
+    wait_for(lambda: uids(sent) <= {one.sop_instance_uid for _, one in farm.kept}, PATIENCE_S, "what was told")
+    wait_for(lambda: farm.statuses[0] == before + 2, PATIENCE_S, "what was counted")
     assert farm.server.being_sent() >= {"2.25.70", "2.25.71"}
     told = {reception.sop_instance_uid: request for request, reception in farm.kept}
-    assert uids(sent) <= set(told)
-    assert farm.statuses[0] == before + 2
     keys = {told[dataset.SOPInstanceUID].association for dataset in sent}
     assert len(keys) == 2
     assert all(farm.heard["accepted", key] == 1 and not farm.heard["closed", key] for key in keys)
@@ -134,11 +138,19 @@ def test_who_only_stores_is_served_by_a_receiver(
         farm.spool.read(relative)
 
 
-@pytest.mark.parametrize(("contexts", "called"), [(QUERY, "PACSIMILE"), (CT, "SIMILAR")])
+@pytest.mark.parametrize(
+    ("contexts", "called", "calling"),
+    [(QUERY, "PACSIMILE", "MODALITY"), (CT, "SIMILAR", "MODALITY"), (CT, "PACSIMILE", "RADIOLOGIST")],
+)
 def test_who_may_ask_stays_with_the_main_process(
-    farm: Farm, associate: Factory, instance: Factory, contexts: list[tuple[str, list[str]]], called: str
+    farm: Farm,
+    associate: Factory,
+    instance: Factory,
+    contexts: list[tuple[str, list[str]]],
+    called: str,
+    calling: str,
 ) -> None:
-    association = associate(contexts, called)
+    association = associate(contexts, called, calling)
     assert association.is_established
     assert farm.handed == 0
     assert association.send_c_store(instance()).Status == 0
@@ -149,6 +161,13 @@ def test_who_may_ask_stays_with_the_main_process(
         assert [status.Status for status, _ in answers] == [0xFF00, 0x0000]
 
 
+def test_a_sender_of_everything_is_served_by_a_receiver(farm: Farm, associate: Factory) -> None:
+    every = [(str(uid), [str(ExplicitVRLittleEndian)]) for uid in storage_sop_classes()[:127]]
+    association = associate([*every, (str(Verification), [str(ExplicitVRLittleEndian)])])
+    assert farm.handed == 1
+    assert association.send_c_echo().Status == 0
+
+
 def test_limits_count_all_processes(farm: Farm, associate: Factory) -> None:
     opened = [associate(QUERY if n == 0 else CT) for n in range(PER_HOST)]
     assert all(one.is_established for one in opened)
@@ -157,15 +176,19 @@ def test_limits_count_all_processes(farm: Farm, associate: Factory) -> None:
 
 
 def test_an_instance_that_another_process_has_taken_in_is_known(
-    farm: Farm, associate: Factory, instance: Factory
+    farm: Farm, associate: Factory, instance: Factory, wait_for: Factory
 ) -> None:
     uid = generate_uid()
     dataset, other = instance(SOPInstanceUID=uid), instance(SOPInstanceUID=uid, pixel_level=300)
     associations = [associate(), associate(), associate(QUERY)]
     assert [one.send_c_store(dataset).Status for one in associations] == [0, 0, 0]
     assert [one.send_c_store(other).Status for one in associations] == [0x0111] * 3
-    verdicts = [reception.verdict for _, reception in farm.kept if reception.sop_instance_uid == uid]
-    assert verdicts == [Verdict.STORED] + [Verdict.KNOWN] * 2 + [Verdict.KEPT_FIRST] * 3
+
+    def verdicts() -> Counter[Verdict]:
+        return Counter(reception.verdict for _, reception in farm.kept if reception.sop_instance_uid == uid)
+
+    wait_for(lambda: verdicts().total() == 6, PATIENCE_S, "what was told")
+    assert verdicts() == {Verdict.STORED: 1, Verdict.KNOWN: 2, Verdict.KEPT_FIRST: 3}
 
 
 def test_files_and_catalog_are_those_of_one_process(
@@ -186,7 +209,7 @@ def test_files_and_catalog_are_those_of_one_process(
     for n, dataset in enumerate(sent):
         assert (second if n % 2 else first).send_c_store(dataset).Status == 0
     with run_a_node(tmp_path / "alone") as alone:
-        assert all(status.Status == 0 for status in peer(alone).send(*sent))
+        assert all(status.Status == 0 for status in peer(alone, "MODALITY").send(*sent))
         paths = {uid: alone.catalog.lookup.instance_path(uid) for uid in uids(sent)}
         assert paths == {uid: farm.catalog.lookup.instance_path(uid) for uid in uids(sent)}
         for relative in paths.values():
