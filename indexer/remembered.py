@@ -14,8 +14,15 @@ Keys = NDArray[np.int64]
 
 MOST_CHUNKS = 65_536
 """Some 70 MB of sequences; up to four times as much where chunks have a part of their own."""
-_LOOSE_IDS = 65_536
-"""Embeddings whose series are kept one by one before they join the others; some 8 MB."""
+
+
+class _Known:
+    """Embeddings by id and by series: ids (N,) ascending and their series."""
+
+    def __init__(self, ids: Keys, series: Keys) -> None:
+        self.ids, self.series = ids, series
+        self.by_series = np.argsort(series, kind="stable").astype(np.int32 if len(ids) < 2**31 else np.int64)
+        self.grouped = series[self.by_series]
 
 
 class Remembered:
@@ -28,38 +35,36 @@ class Remembered:
     def __init__(self, embeddings: Embeddings) -> None:
         self._embeddings = embeddings
         self._lock = threading.Lock()
-        self._known: tuple[Keys, Keys] | None = None  # ids ascending, and their series
-        self._loose: dict[int, int] = {}
+        self._known = _Known(np.empty(0, np.int64), np.empty(0, np.int64))
         self._sequences: OrderedDict[int, EmbeddingSequence] = OrderedDict()
         self._chunks = 0
 
     def series_of(self, ids: Keys) -> Keys:
         """Keys of the series of embeddings (N,); -1 where there never was one."""
-        with self._lock:
-            if self._known is None:
-                self._known = self._embeddings.series_of_all()
-            known, of = self._known
-            loose = dict(self._loose)
-        found = np.full(len(ids), -1, dtype=np.int64)
-        if len(known):
-            at = np.minimum(np.searchsorted(known, ids), len(known) - 1)
-            found = np.where(known[at] == ids, of[at], -1)
-        later = np.flatnonzero(found < 0).tolist()
-        if later:
-            unknown = {int(ids[row]) for row in later} - loose.keys()
-            fresh = self._embeddings.series_of(sorted(unknown))
-            found[later] = [loose.get(key, fresh.get(key, -1)) for key in ids[later].tolist()]
-            self._keep_loose(fresh)
-        return found
+        known = self._up_to(int(ids.max(initial=-1)))
+        if not len(known.ids):
+            return np.full(len(ids), -1, dtype=np.int64)
+        at = np.minimum(np.searchsorted(known.ids, ids), len(known.ids) - 1)
+        return np.where(known.ids[at] == ids, known.series[at], -1)
 
-    def _keep_loose(self, fresh: dict[int, int]) -> None:
+    def ids_of(self, series_pks: Keys) -> tuple[Keys, Keys]:
+        """Ids of the embeddings of series (S,), of all kinds, and the place (0 to S - 1) of each one's series."""
+        known = self._known
+        first = np.searchsorted(known.grouped, series_pks, side="left")
+        counts = np.searchsorted(known.grouped, series_pks, side="right") - first
+        place = np.repeat(np.arange(len(series_pks)), counts)
+        within = np.arange(len(place)) - np.repeat(np.cumsum(counts) - counts, counts)
+        return known.ids[known.by_series[first[place] + within]], place
+
+    def _up_to(self, key: int) -> "_Known":
+        """What is known, with an embedding and all before it: ids grow in the order in which they are entered."""
         with self._lock:
-            self._loose |= fresh
-            if self._known is not None and len(self._loose) > _LOOSE_IDS:
-                ids = np.concatenate([self._known[0], np.fromiter(self._loose.keys(), np.int64)])
-                of = np.concatenate([self._known[1], np.fromiter(self._loose.values(), np.int64)])
-                ids, first = np.unique(ids, return_index=True)
-                self._known, self._loose = (ids, of[first]), {}
+            last = int(self._known.ids[-1]) if len(self._known.ids) else 0
+            if key > last:
+                ids, series = self._embeddings.series_after(last)
+                known = self._known
+                self._known = _Known(np.concatenate([known.ids, ids]), np.concatenate([known.series, series]))
+            return self._known
 
     def sequences(self, series_pks: Sequence[int], encoder_id: EncoderId) -> dict[int, EmbeddingSequence]:
         """See `indexer.catalog.Embeddings.sequences`."""

@@ -22,16 +22,16 @@ from indexer.judging import Judge, Query, Scored, best_of_series, ranked
 from indexer.outside import OutsideSeries, outside_query
 from indexer.own_order import own_newest_first
 from indexer.places import level_of
-from indexer.promising import promising
+from indexer.promising import nearest_series, promising
 from indexer.recalibration import Recalibration
 from indexer.remembered import Remembered
 from indexer.uids import EncoderId
-from indexer.vectors import VectorIndex
+from indexer.vectors import HoldsVectors, Neighbours, VectorIndex
 
 SHOWN_MATCHES = 8
 """Chunk pairs that a hit is explained with."""
-_LEAST_RERANKED, _RERANKED_SHARE = 96, 4
-"""Series that are compared exactly with each of the query's: at least so many, and for each study wanted so many."""
+_LEAST_RERANKED, _RERANKED_SHARE = 192, 4
+"""Series that are compared exactly with each of the query's: at least so many; so many for each study wanted."""
 _BATCH = 512
 """Candidate series that are scored before it is asked whether the question was cancelled."""
 
@@ -182,11 +182,7 @@ class Search:
         allowed_ids = self._allowed_ids(encoder_id, allowed)
         if len(index) and (allowed_ids is None or len(allowed_ids)):
             neighbours = index.search(query.vectors, self._candidates + crowd, allowed_ids)
-            of = self._remembered.series_of(neighbours.ids.ravel()).reshape(neighbours.ids.shape)
-            own = np.isin(of, list(series_pks))
-            lengths = [len(sequence.chunk_pks) for _, sequence in query.series]
-            most = max(_LEAST_RERANKED, _RERANKED_SHARE * limit)
-            series_pks |= promising(np.where(own, -1, of), neighbours.similarities, lengths, most)
+            series_pks |= self._promising(query, index, neighbours, series_pks, limit)
         infos = lookup.series_info(sorted(series_pks if allowed is None else series_pks & allowed))
         modalities = {info.modality for info, _ in query.series}
         return {
@@ -194,6 +190,27 @@ class Search:
             for pk, info in infos.items()
             if info.study_pk not in query.study_pks and info.modality in modalities
         }
+
+    def _promising(
+        self, query: Query, index: VectorIndex, neighbours: Neighbours, own: Set[int], limit: int
+    ) -> set[int]:
+        """Those series of the neighbours, but the patient's own, that are worth comparing exactly."""
+        of = self._remembered.series_of(neighbours.ids.ravel()).reshape(neighbours.ids.shape)
+        of = np.where(np.isin(of, list(own)), -1, of)
+        lengths = [len(sequence.chunk_pks) for _, sequence in query.series]
+        most = max(_LEAST_RERANKED, _RERANKED_SHARE * limit)
+        found = np.unique(of[of >= 0])
+        if len(found) <= most:
+            return set(found.tolist())
+        if not isinstance(index, HoldsVectors):
+            return promising(of, neighbours.similarities, lengths, most)
+        ids, place = self._remembered.ids_of(found)
+        present, vectors = index.vectors_of(ids)
+        if not present.any():  # all of it was replaced meanwhile
+            return set(found.tolist())
+        found, place = found[np.unique(place[present])], place[present]
+        scores = nearest_series(query.vectors, lengths, vectors, place)
+        return {int(pk) for of_series in scores for pk in found[np.argsort(-of_series, kind="stable")[:most]]}
 
     def _allowed_ids(self, encoder_id: EncoderId, allowed: frozenset[int] | None) -> NDArray[np.int64] | None:
         """Embeddings that may be found; None: all. Those of others take no place among the candidates."""

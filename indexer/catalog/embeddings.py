@@ -259,9 +259,16 @@ class Embeddings:
                 found.update((key, series_pk) for key, series_pk in connection.execute(query))
         return found
 
-    def series_of_all(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Ids (N,), ascending, of all embeddings, and the keys of their series; read from indexes alone."""
+    def series_after(self, after: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Ids (N,), ascending, of all embeddings above one, and the keys of their series.
+
+        Above 0, that is of all, they are read from the database's indexes alone.
+        """
         with reading(self._engine) as connection:
+            if after:
+                newer = select(embedding.c.id, chunk.c.series_pk).join(chunk).where(embedding.c.id > after)
+                found = _pairs(connection, newer)
+                return found[0], found[1]
             of_chunk = _pairs(connection, select(chunk.c.id, chunk.c.series_pk))
             found = _pairs(connection, select(embedding.c.id, embedding.c.chunk_pk))
         at = np.searchsorted(of_chunk[0], found[1])

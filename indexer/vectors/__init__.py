@@ -5,7 +5,7 @@ contract and small types only and reaches no index library; `indexer.vectors.fac
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -119,6 +119,15 @@ class VectorIndex(Protocol):
 
     def close(self) -> None:
         """Release memory and connections; a second call does nothing."""
+        ...
+
+
+@runtime_checkable
+class HoldsVectors(Protocol):
+    """An index that has its vectors at hand."""
+
+    def vectors_of(self, ids: NDArray[np.int64]) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
+        """Which of the ids (N,) are present, and the vectors of those, (M, dim), in their order."""
         ...
 
 

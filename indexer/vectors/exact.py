@@ -78,6 +78,11 @@ class ExactIndex:
             rows = None if allowed is None else table.rows_of(allowed)
             return ranking.nearest(queries, table.vectors, table.ids, k, rows)
 
+    def vectors_of(self, ids: NDArray[np.int64]) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
+        """See `indexer.vectors.HoldsVectors`."""
+        with self._lock.read():
+            return self._table().vectors_of(ids)
+
     def snapshot(self, folder: StoredFolder, sequence: int) -> None:
         """Write ids and vectors to a folder."""
         with self._changing:

@@ -134,6 +134,11 @@ class HnswIndex:
                 answer.ids[open_queries], answer.similarities[open_queries] = found.ids, found.similarities
             return answer
 
+    def vectors_of(self, ids: NDArray[np.int64]) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
+        """See `indexer.vectors.HoldsVectors`."""
+        with self._lock.read():
+            return self._open()[0].vectors_of(ids)
+
     def snapshot(self, folder: StoredFolder, sequence: int) -> None:
         """Write graph and table to a folder, built anew first if more than half of the rows are dead.
 

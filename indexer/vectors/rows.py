@@ -67,6 +67,11 @@ class Rows:
         """Return the live rows in the order of their ids, shape (len,)."""
         return self._sorted_rows
 
+    def vectors_of(self, ids: NDArray[np.int64]) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
+        """Which of the ids (N,) are present, and the vectors of those, (M, dim), in their order."""
+        at, present = self._places(ids)
+        return present, self.vectors[self._sorted_rows[at[present]]]
+
     def rows_of(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the rows of those of the ids that are present, in the order of `ids`."""
         at, present = self._places(ids)

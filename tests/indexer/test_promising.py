@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from indexer.promising import promising
+from indexer.promising import nearest_series, promising
 
 
 def test_series_found_for_more_chunks_and_nearer_ones_come_first() -> None:
@@ -34,3 +34,13 @@ def test_the_nearest_of_many_are_among_the_promising() -> None:
     scores = cosines.reshape(4, 100, 4).max(axis=2).mean(axis=0)
     assert set(np.argsort(-scores)[:15].tolist()) <= kept
     assert len(kept) == 40
+
+
+def test_how_near_series_are_is_the_mean_of_the_best_similarities() -> None:
+    generator = np.random.default_rng(5)
+    vectors, query = (generator.standard_normal((rows, 6)).astype(np.float32) for rows in (9, 5))
+    place = np.array([0, 0, 0, 2, 2, 3, 3, 3, 3])  # nothing of the second is there
+    first, second = nearest_series(query, [2, 3], vectors, place)
+    for chunks, found in ((query[:2], first), (query[2:], second)):
+        expected = [(chunks @ vectors[place == one].T).max(axis=1).mean() for one in (0, 2, 3)]
+        np.testing.assert_allclose(found, expected, rtol=1e-5)

@@ -12,6 +12,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian
 from config.access import Cohort
 from config.model import SearchSettings, VectorSettings
 from indexer import remembered as remembered_module
+from indexer import search as search_module
 from indexer.answer import Answer, Completeness, Relation, Seed, StudyHit
 from indexer.attributes import InstanceHeader
 from indexer.catalog import Catalog
@@ -495,7 +496,6 @@ def test_chunks_replaced_between_index_and_catalog(world: World, what: str) -> N
 
 def test_what_is_remembered_is_never_out_of_date(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remembered_module, "MOST_CHUNKS", 7)
-    monkeypatch.setattr(remembered_module, "_LOOSE_IDS", 2)
     world.add("2.25.1", look(range(3), 0))
     for number in range(4):
         world.add(f"2.25.1{number}", look(range(3), number + 1, 0.3 + 0.2 * number))
@@ -577,3 +577,31 @@ def test_the_graph_gives_the_same_answer(world: World, tmp_path: Path) -> None:
         assert len(exact.hits) > 10
     assert graph.keeper is not None
     graph.keeper.close()
+
+
+@pytest.mark.parametrize("has_vectors", [True, False], ids=["vectors", "bounds"])
+def test_of_many_series_the_most_promising_are_compared_and_the_nearest_are_found(
+    world: World, monkeypatch: pytest.MonkeyPatch, has_vectors: bool
+) -> None:
+    for number in range(12):
+        world.add(f"2.25.{100 + number}", look(range(3), number, 0.2 + 0.1 * number))
+    search = world.search()
+    seed = Seed(study_instance_uid=StudyInstanceUID("2.25.100"))
+    expected = uids(search.similar(seed, limit=3).hits)
+    compared: list[int] = []
+    scored = search_module._scored
+    monkeypatch.setattr(
+        search_module,
+        "_scored",
+        lambda query, infos, *rest: compared.append(len(infos)) or scored(query, infos, *rest),
+    )
+    monkeypatch.setattr(search_module, "_LEAST_RERANKED", 6)
+    monkeypatch.setattr(search_module, "_RERANKED_SHARE", 1)
+    if not has_vectors:
+        monkeypatch.setattr(search_module, "HoldsVectors", ())
+    assert uids(search.similar(seed, limit=3).hits) == expected
+    assert compared == [6]
+    world.add("2.25.200", look(range(3), 77, 0.22))  # later than what is remembered
+    assert world.keeper is not None
+    world.keeper.refresh()
+    assert uids(search.similar(seed, limit=3).hits)[0] == "2.25.200"
