@@ -206,27 +206,35 @@ def vectors(folder: Path) -> Iterator[Line]:
         index.close()
 
 
+def phantoms(folder: Path) -> list[Path]:
+    """Write series of few voxels as files."""
+    folder.mkdir()
+    made = [one for exam in archive(PATIENTS) for one in datasets(replace(exam, matrix=96, spacing_mm=6.0))]
+    files = [folder / f"{number}.dcm" for number in range(len(made))]
+    for one, file in zip(made, files, strict=True):
+        one.save_as(file, enforce_file_format=True)
+    return files
+
+
 @contextmanager
-def received(url: str, folder: Path) -> Iterator[int]:
-    """Series of phantoms in a new catalog and a spool, settled."""
+def received(url: str, folder: Path, files: Sequence[Path]) -> Iterator[int]:
+    """Series in a new catalog and a spool, settled."""
     settings = load_settings(None, {}, {"data_dir": str(folder), "catalog.url": url})
     with Catalog(url) as catalog:
         receiver = Receiver(catalog, open_spool(settings, catalog), "keep-first")
-        for exam in archive(PATIENTS):
-            for one in datasets(replace(exam, matrix=96, spacing_mm=6.0)):
-                file = folder / "one.dcm"
-                one.save_as(file, enforce_file_format=True)
-                receiver.take_file(file)
+        for file in files:
+            receiver.take_file(file)
         yield catalog.progress.settle(0.0)
 
 
 def workers(new_database: Callable[[], str], folder: Path) -> Iterator[Line]:
     """Have one worker, then two, each with one thread, work off the same series."""
     taken = {}
+    files = phantoms(folder / "phantoms")
     for number in (1, 2):
         url, data = new_database(), folder / f"workers-{number}"
         data.mkdir()
-        with received(url, data) as series:
+        with received(url, data, files) as series:
             given = [f"data_dir={data}", f"catalog.url={url}"]
             (data / "node.id").write_text("bench")
             command = [sys.executable, "-c", WORKER, *given]
