@@ -30,8 +30,8 @@ _ROWS_A_BLOCK = 32
 _SLACK = 8
 """Candidates asked beyond what is expected to suffice, so that few ties need a second look."""
 _GROWTH = 4
-_REDUCED_SHARE = 2
-"""Candidates for one that is wanted, where the graph does not know all of the vectors; at least `ef`."""
+_REDUCED_SHARE, _REDUCED_EF = 2, 2048
+"""Candidates where the graph does not know all of the vectors: for each one wanted, and at least."""
 _GRAPH_COST = 32
 """One candidate of the graph costs as much as scoring so many vectors of the table (bench_vectors.py)."""
 _SAMPLE = 64
@@ -116,7 +116,7 @@ class HnswIndex:
             rows, graph = self._open()
             looked_at = None if allowed is None else rows.rows_of(allowed)
             present = len(rows) if looked_at is None else len(looked_at)
-            n = k + _SLACK if self._reduction is None else max(_REDUCED_SHARE * k, self._parameters.ef)
+            n = k + _SLACK if self._reduction is None else max(_REDUCED_SHARE * k, _REDUCED_EF)
             if looked_at is not None:
                 # As many allowed candidates as an unfiltered search holds, so that it is as sure of its answer.
                 n = max(n, self._parameters.ef) * len(rows) // max(present, 1)

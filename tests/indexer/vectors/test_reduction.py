@@ -30,8 +30,9 @@ def _ids(n: int) -> NDArray[np.int64]:
 
 
 @pytest.fixture
-def half(vectors: Vectors) -> Reduction:
-    """Sixteen directions of thirty-two."""
+def half(vectors: Vectors, monkeypatch: pytest.MonkeyPatch) -> Reduction:
+    """Sixteen directions of thirty-two, for a graph that answers though there are few vectors."""
+    monkeypatch.setattr(hnsw, "_REDUCED_EF", 256)
     found = fitted(vectors(1000, seed=3), directions=16)
     assert found is not None
     return found
