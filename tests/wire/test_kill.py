@@ -19,6 +19,7 @@ from dicom_scp.spool import Spool
 from indexer.catalog import Catalog
 
 Factory = Callable[..., Any]
+pytestmark = pytest.mark.default_engines
 
 RECEIVER = """
 import os, signal, sys, threading
@@ -28,8 +29,6 @@ from dicom_scp.server import DicomServer
 from dicom_scp.spool import Spool
 from indexer.catalog import Catalog
 from indexer.errors import NotFound
-
-pytestmark = pytest.mark.default_engines
 
 class Nobody:
     def similar(self, seed, **_):
