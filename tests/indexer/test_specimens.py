@@ -30,7 +30,7 @@ def chest() -> Volume:
     affine = np.eye(4)
     affine[:3, :3] = np.fliplr(np.eye(3)) * SPACING_MM
     slices = tuple(SliceRef(SOPInstanceUID(f"2.25.{k}"), None) for k in range(SLICES))
-    return Volume(voxels, affine, slices, "CT", "", ())  # type: ignore[arg-type]
+    return Volume(voxels, affine, slices, "CT", "", ())
 
 
 @pytest.fixture(scope="module")
