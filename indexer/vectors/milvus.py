@@ -1,6 +1,7 @@
 """Search by a Milvus server, where one machine is not enough, or by a local Milvus Lite file."""
 
 import hashlib
+import importlib
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,12 +16,6 @@ from indexer.errors import Damaged, Transient
 from indexer.sealing import StoredFolder
 from indexer.uids import EncoderId
 from indexer.vectors import Neighbours, checks, ranking, snapshot
-
-try:
-    import grpc  # type: ignore[import-untyped]  # it comes without types
-    from pymilvus import DataType, MilvusClient, MilvusException
-except ImportError:
-    MilvusClient = None
 
 KIND = "milvus"
 _MOST_RESULTS = 16_384
@@ -84,14 +79,13 @@ class MilvusIndex:
     """
 
     def __init__(self, *, dim: int, encoder_id: EncoderId, parameters: MilvusParameters) -> None:
-        if MilvusClient is None:
-            raise ConfigError(["the vector index `milvus` needs pymilvus: install pacsimile[milvus]"])
+        pymilvus = _library()
         self.dim = dim
         self.encoder_id = encoder_id
         self.collection = collection_name(encoder_id)
         self._parameters = parameters
         with _server_errors():
-            self._client: Any = MilvusClient(
+            self._client: Any = pymilvus.MilvusClient(
                 uri=parameters.uri, token=parameters.token, timeout=parameters.timeout_s
             )
 
@@ -265,9 +259,10 @@ class MilvusIndex:
 
     def _create(self) -> None:
         client, parameters = self._open(), self._parameters
-        schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False, description=self.encoder_id)
-        schema.add_field("id", DataType.INT64, is_primary=True)
-        schema.add_field("vector", DataType.FLOAT_VECTOR, dim=self.dim)
+        schema = client.create_schema(auto_id=False, enable_dynamic_field=False, description=self.encoder_id)
+        types = _library().DataType
+        schema.add_field("id", types.INT64, is_primary=True)
+        schema.add_field("vector", types.FLOAT_VECTOR, dim=self.dim)
         index = client.prepare_index_params()
         build = {"M": parameters.m, "efConstruction": parameters.ef_construction}
         index.add_index("vector", index_type="HNSW", metric_type="IP", params=build)
@@ -373,5 +368,17 @@ def _check_sample(index: MilvusIndex, ids: NDArray[np.int64]) -> None:
 def _server_errors() -> Iterator[None]:
     try:
         yield
-    except (MilvusException, grpc.RpcError, ConnectionError, TimeoutError) as error:
+    except _failures() as error:
         raise Transient(f"the vector server failed: {type(error).__name__}: {error}") from error
+
+
+def _library() -> Any:  # noqa: ANN401 - it comes without types
+    """Import pymilvus where it is needed: it takes most of a second, and all that do without would wait for it."""
+    try:
+        return importlib.import_module("pymilvus")
+    except ImportError as error:
+        raise ConfigError(["the vector index `milvus` needs pymilvus: install pacsimile[milvus]"]) from error
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    return _library().MilvusException, importlib.import_module("grpc").RpcError, ConnectionError, TimeoutError

@@ -33,6 +33,13 @@ def test_the_contract_reaches_no_index_library() -> None:
     assert done.stdout == "[]\n"
 
 
+def test_nobody_waits_for_pymilvus_who_does_not_use_it() -> None:
+    code = "import sys, indexer.keeper; print(sorted({'grpc', 'pandas', 'pymilvus'} & set(sys.modules)))"
+    root = Path(__file__).parents[3]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
 def test_without_pymilvus_the_other_kinds_work_and_milvus_says_what_to_install(tmp_path: Path) -> None:
     code = """if True:
         import sys
