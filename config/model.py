@@ -62,6 +62,8 @@ class StorageSettings(Section):
     """What happens to received instances."""
 
     spool_dir: str
+    object_store: Annotated[str, StringConstraints(pattern=r"^(s3://[a-z0-9][a-z0-9.-]+(/[A-Za-z0-9._=-]+)*)?$")]
+    cache_gib: PositiveFloat
     on_conflict: Literal["keep-first", "replace"]
     keep: Literal["all", "none"]
     retrieve_aet: OptionalAETitle
@@ -338,11 +340,14 @@ class Settings(Section):
 
     @model_validator(mode="after")
     def _share(self) -> Self:
-        if set(self.roles) < set(Role) and not (self.is_shared and self.storage.spool_dir):
+        is_spool_shared = bool(self.storage.spool_dir or self.storage.object_store)
+        if set(self.roles) < set(Role) and not (self.is_shared and is_spool_shared):
             raise ValueError(
                 f"roles: a node that is only {' and '.join(self.roles)} shares catalog and stored instances with "
-                "others: set catalog.url (postgresql+psycopg://…) and storage.spool_dir"
+                "others: set catalog.url (postgresql+psycopg://…) and storage.spool_dir or storage.object_store"
             )
+        if self.storage.object_store and not self.is_shared:
+            raise ValueError("storage.object_store needs catalog.url (postgresql+psycopg://…)")
         return self
 
     @model_validator(mode="after")
@@ -379,7 +384,7 @@ class Settings(Section):
 
     @property
     def spool_dir(self) -> Path:
-        """Folder of the stored instances."""
+        """Folder of the stored instances, or of copies and drafts where they are objects."""
         return Path(self.storage.spool_dir) if self.storage.spool_dir else self.data_dir / "spool"
 
     def has(self, role: Role) -> bool:

@@ -220,6 +220,7 @@ class Receiver:
         except (Refused, Transient):
             self._discard(file.path)
             raise
+        self._discard(file.path)  # the same content may be in quarantine under another name
         return Reception(Verdict.QUARANTINED, uid, reason=reason)
 
     def _enter(self, draft: Draft, header: InstanceHeader) -> Reception:
@@ -237,6 +238,8 @@ class Receiver:
         file = self._spool.keep(draft)
         try:
             receipt = self._catalog.receipts.enter(header, file, None)
+            if receipt is Receipt.QUARANTINED:
+                self._discard(file.path)
             return self._enter_again(draft, file, header) if receipt is Receipt.HELD else receipt
         except (Refused, Transient):
             self._discard(file.path)
@@ -271,7 +274,9 @@ class Receiver:
             self._discard(file.path)
             return Receipt.KNOWN
         receipt = self._catalog.receipts.enter(header, file, self._on_conflict)
-        if receipt is Receipt.KEPT_FIRST:
+        if receipt is Receipt.KNOWN and known is not None and known.sha256 == file.sha256:
+            self._spool.restore(file.path, known.path)
+        elif receipt in {Receipt.KEPT_FIRST, Receipt.KNOWN}:
             self._discard(file.path)
         if receipt is Receipt.REPLACED and known is not None:
             self._discard(known.path)

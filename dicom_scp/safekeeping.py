@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import suppress
 
 from config.access import Cohort
 from dicom_scp import statuses
@@ -78,7 +77,7 @@ def _checked(reference: Reference, instance: HeldInstance, commitments: Commitme
             logger.error("the file of instance %s is missing", reference.sop_instance_uid)
             return statuses.COMMIT_NO_SUCH_OBJECT_INSTANCE.code
         if not isinstance(fault, OSError):
-            _set_aside(spool, now.path)
+            spool.set_aside(now.path)
         logger.error("the file of instance %s is not what was stored: not committed to", reference.sop_instance_uid)
         return statuses.COMMIT_PROCESSING_FAILURE.code
 
@@ -86,16 +85,9 @@ def _checked(reference: Reference, instance: HeldInstance, commitments: Commitme
 def _fault(instance: HeldInstance, spool: Spool) -> BaseException | None:
     """What is wrong with a stored file; an OSError where it could not be read."""
     try:
-        transfer_syntax_uid, dataset = spool.read(instance.path)
+        transfer_syntax_uid, dataset = spool.read_kept(instance.path)
     except Damaged as error:
         return error.__cause__ or error
     if content_digest(transfer_syntax_uid, dataset) != instance.sha256:
         return Damaged("the SHA-256 is not that of the catalog")
     return None
-
-
-def _set_aside(spool: Spool, relative: str) -> None:
-    """Take a damaged file out of the way: when its sender sends the instance again, that restores it."""
-    file = spool.path(relative)
-    with suppress(OSError):
-        file.rename(file.with_name(file.name + _ASIDE))

@@ -18,14 +18,15 @@ from dicom_scp.sealed_draft import SealedDraft
 from indexer.catalog.receipts import StoredFile
 from indexer.durable import sync
 from indexer.errors import Damaged, Transient
-from indexer.sealing import StoredFolder, StoredPath, Vault, folder_of, plain_size
+from indexer.sealing import InstanceFolder, StoredPath, Vault, folder_of, plain_size
 
 _STRIPES = 64
 _ABANDONED_S = 24 * 3600.0
 _TEMPORARY = "tmp"
 _LOCKS = "locks"
 _MARKS = "marks"
-_ASIDE = ".damaged"
+ASIDE = ".damaged"
+"""What the name of a damaged file that is out of the way ends with."""
 _HEX = "0123456789abcdef"
 
 
@@ -51,7 +52,7 @@ class Spool:
 
     def __init__(self, folder: Path, reserve_mib: int = 0, vault: Vault | None = None) -> None:
         self.folder = folder
-        self.files: StoredFolder = folder_of(folder, vault)
+        self.files: InstanceFolder = folder_of(folder, vault)
         self._vault = vault
         self._mine, self._numbers = uuid4().hex, count()
         self._reserve = Reserve(folder, reserve_mib)
@@ -179,12 +180,29 @@ class Spool:
             It is missing or not what was written.
         """
         try:
-            transfer_syntax_uid, dataset = split_file(self.file(relative).read_bytes())
+            content = self.file(relative).read_bytes()
+        except Transient:
+            raise
         except Exception as error:
             raise Damaged(f"stored file {relative} cannot be read") from error
-        if content_digest(transfer_syntax_uid, dataset) != Path(relative).stem:
-            raise Damaged(f"stored file {relative} is not what was written: its SHA-256 differs")
-        return transfer_syntax_uid, dataset
+        return sound(content, relative)
+
+    def read_kept(self, relative: str) -> tuple[str, bytes]:
+        """As `read`, where it is kept for good."""
+        return self.read(relative)
+
+    def restore(self, relative: str, lost: str) -> None:
+        """Let what was just kept take the place of a file with the same content that was lost: it has its name."""
+
+    def names(self) -> Iterator[str]:
+        """Path within the folder of every file that was not set aside."""
+        return (str(file.relative_to(self.folder)) for file in self.folder.rglob("*.dcm"))
+
+    def set_aside(self, relative: str) -> None:
+        """Take a damaged file out of the way: when its sender sends the instance again, that restores it."""
+        file = self.path(relative)
+        with suppress(OSError):
+            file.rename(file.with_name(file.name + ASIDE))
 
     def remove(self, relative: str) -> None:
         """Delete a file that no catalog entry names; a missing one is no error."""
@@ -213,7 +231,7 @@ class Spool:
                 gone = [self.path(relative) for relative in relatives if not is_named(relative)]
                 for path in gone:
                     path.unlink(missing_ok=True)
-                    path.with_name(path.name + _ASIDE).unlink(missing_ok=True)
+                    path.with_name(path.name + ASIDE).unlink(missing_ok=True)
                 for folder in {path.parent for path in gone}:
                     if folder.is_dir():
                         sync(folder)
@@ -256,3 +274,20 @@ class Spool:
             with suppress(FileNotFoundError):
                 if path.stat().st_mtime < time.time() - _ABANDONED_S:
                     path.unlink()
+
+
+def sound(content: bytes, relative: str) -> tuple[str, bytes]:
+    """Transfer Syntax UID and data set bytes of a file of this name.
+
+    Raises
+    ------
+    Damaged
+        It is not what its name says.
+    """
+    try:
+        transfer_syntax_uid, dataset = split_file(content)
+    except Exception as error:
+        raise Damaged(f"stored file {relative} cannot be read") from error
+    if content_digest(transfer_syntax_uid, dataset) != Path(relative).stem:
+        raise Damaged(f"stored file {relative} is not what was written: its SHA-256 differs")
+    return transfer_syntax_uid, dataset

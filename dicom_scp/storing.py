@@ -103,13 +103,19 @@ class AssociatedStore:
             logger.warning("instance %s not sent: the peer accepts no context for it", instance.sop_instance_uid)
             return Outcome.FAILED
         try:
-            syntax, dataset = self._spool.read(instance.path)
+            syntax, dataset = self._read(instance)
             if syntax != accepted[0]:
                 dataset = self._transcoder.transcoded(dataset, syntax, accepted[0])
         except (Damaged, Refused) as error:
             logger.warning("instance %s not sent: %s", instance.sop_instance_uid, error)
             return Outcome.FAILED
         return self._store(instance, dataset, self._contexts[instance.sop_class_uid, accepted[0]])
+
+    def _read(self, instance: HeldInstance) -> tuple[str, bytes]:
+        try:
+            return self._spool.read(instance.path)
+        except Transient as error:  # of this instance: the association is not lost
+            raise Damaged(str(error)) from error
 
     def _store(self, instance: HeldInstance, dataset: bytes, context_id: int) -> Outcome:
         self._message_id = self._message_id % _LARGEST_MESSAGE_ID + 1

@@ -11,7 +11,7 @@ from indexer.catalog.lookup import SeriesInfo
 from indexer.errors import NotFound, Parked
 from indexer.hanging import HungSeries, Plane, hang
 from indexer.pairing import SeriesPair, best_pair
-from indexer.sealing import StoredFolder
+from indexer.sealing import InstanceFolder
 from indexer.uids import EncoderId, SliceRef
 
 SLOPES = (0.4, 2.5)
@@ -68,7 +68,7 @@ class Comparisons:
 
     Parameters
     ----------
-    spool_dir : StoredFolder
+    spool_dir : InstanceFolder
         Folder of the stored instances.
     scales : callable
         How scores are read as similarities (`indexer.search.Search.scales`).
@@ -77,7 +77,7 @@ class Comparisons:
     """
 
     def __init__(
-        self, catalog: Catalog, spool_dir: StoredFolder, scales: ScalesOf, cohort: Cohort | None = None
+        self, catalog: Catalog, spool_dir: InstanceFolder, scales: ScalesOf, cohort: Cohort | None = None
     ) -> None:
         self._embeddings = catalog.embeddings
         self._lookup = catalog.within(cohort).lookup

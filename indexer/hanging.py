@@ -16,7 +16,7 @@ from indexer.attributes import JsonObject, first_value
 from indexer.catalog.lookup import Level, Lookup, Prefilter, SeriesInfo
 from indexer.errors import Transient
 from indexer.frames import MULTI_FRAME, read_frames
-from indexer.sealing import StoredFolder
+from indexer.sealing import InstanceFolder
 from indexer.uids import SliceRef, SOPInstanceUID
 
 
@@ -84,7 +84,7 @@ class _Placed:
 
 
 def hang(
-    lookup: Lookup, spool: StoredFolder, info: SeriesInfo, wanted: Collection[SliceRef] | None = None
+    lookup: Lookup, spool: InstanceFolder, info: SeriesInfo, wanted: Collection[SliceRef] | None = None
 ) -> HungSeries | None:
     """Order the slices of a series.
 
@@ -122,7 +122,7 @@ def _most_parallel(placed: Sequence[_Placed]) -> list[_Placed]:
     return max(groups.values(), key=len, default=[])
 
 
-def _placed(lookup: Lookup, spool: StoredFolder, info: SeriesInfo) -> list[_Placed]:
+def _placed(lookup: Lookup, spool: InstanceFolder, info: SeriesInfo) -> list[_Placed]:
     found: list[_Placed] = []
     prefilter = Prefilter(
         study_instance_uid=[info.study_instance_uid], series_instance_uid=[info.series_instance_uid]
@@ -147,7 +147,7 @@ def _single(uid: SOPInstanceUID, attributes: JsonObject) -> _Placed | None:
     return _at(SliceRef(uid, None), position, orientation, extent)
 
 
-def _frames_of(lookup: Lookup, spool: StoredFolder, uid: SOPInstanceUID) -> list[_Placed]:
+def _frames_of(lookup: Lookup, spool: InstanceFolder, uid: SOPInstanceUID) -> list[_Placed]:
     path = lookup.instance_path(uid)
     if path is None:
         return []

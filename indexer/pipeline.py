@@ -12,7 +12,7 @@ from indexer.catalog.progress import LeasedSeries
 from indexer.encoder import Encoder
 from indexer.errors import Parked, Transient
 from indexer.reading import ReadAhead, SeriesVolumes
-from indexer.sealing import StoredFolder, StoredPath
+from indexer.sealing import InstanceFolder, StoredPath
 from indexer.uids import SeriesInstanceUID
 
 log = logging.getLogger(__name__)
@@ -89,7 +89,7 @@ class Pipeline:
 
     Parameters
     ----------
-    spool : StoredFolder
+    spool : InstanceFolder
         Folder of the stored instances.
     owner : str
         Name of this worker in leases.
@@ -106,7 +106,7 @@ class Pipeline:
         self,
         catalog: Catalog,
         encoder: Encoder,
-        spool: StoredFolder,
+        spool: InstanceFolder,
         owner: str,
         *,
         lease_s: float,

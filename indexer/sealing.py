@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, BinaryIO, Literal, cast
+from typing import TYPE_CHECKING, BinaryIO, Literal, Protocol, cast
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -166,7 +166,7 @@ class SealedFolder:
     path: Path
     vault: Vault = field(compare=False, repr=False)
 
-    def __truediv__(self, name: str | Path) -> SealedFile:
+    def __truediv__(self, name: str | Path, /) -> SealedFile:
         return SealedFile(self.path / name, self.vault)
 
     def is_dir(self) -> bool:
@@ -177,6 +177,18 @@ class SealedFolder:
 StoredPath = Path | SealedFile
 """A file of the node's own, whether its files are sealed or not."""
 StoredFolder = Path | SealedFolder
+
+
+class InstanceFolder(Protocol):
+    """Where stored instances are read: a `StoredFolder`, or objects that come when they are named."""
+
+    def __truediv__(self, name: str | Path, /) -> StoredPath:
+        """A file of the folder, whether there is one or not."""
+        ...
+
+    def is_dir(self) -> bool:
+        """Whether it is there."""
+        ...
 
 
 def folder_of(path: Path, vault: Vault | None) -> StoredFolder:

@@ -28,6 +28,7 @@ from indexer.errors import Damaged, Refused, Transient
 from indexer.keyring import KEYRING, read_key, read_keyring
 from indexer.sealing import Vault
 from node import folder
+from node.storage import demand_own_files
 
 Track = Callable[[str, Sequence[str]], Iterable[str]]
 """Shows progress over a sequence: a description and the items, which come back."""
@@ -78,9 +79,12 @@ def back_up(settings: Settings, catalog: Catalog, target: Path, *, link: bool, t
     ------
     Refused
         The folder is not empty or within the data folder, or the catalog cannot be copied with what is installed.
+    ConfigError
+        The instances are no files of this machine.
     Transient
         The disk is full or fails, or the archive changes too fast.
     """
+    demand_own_files(settings, "backup")
     if target.resolve().is_relative_to(settings.data_dir.resolve()):
         raise Refused(f"expected a folder outside the data folder for the backup, got {target}")
     try:
@@ -103,9 +107,12 @@ def restore(settings: Settings, source: Path, track: Track) -> Outcome:
         It is no backup, the data folder is not empty, or there is a catalog already.
     Damaged
         The backup is not what was written.
+    ConfigError
+        The instances are to be no files of this machine.
     Transient
         The disk is full or fails.
     """
+    demand_own_files(settings, "restore")
     try:
         return _restore(settings, source, track)
     except OSError as error:

@@ -14,6 +14,7 @@ from indexer.keyring import make_keyring, read_key, read_keyring, write_keyring
 from indexer.sealing import SealedFile, Vault, is_sealed
 from indexer.uids import EncoderId
 from node import folder
+from node.storage import demand_own_files
 
 Track = Callable[[str, Sequence[Path]], Iterable[Path]]
 """Shows progress over a sequence: a description and the items, which come back."""
@@ -37,12 +38,13 @@ def seal(settings: Settings, track: Track) -> int:
     Raises
     ------
     ConfigError
-        No key is configured, or not the one that was begun with.
+        No key is configured, or not the one that was begun with; the instances are no files of this machine.
     node.folder.InUse
         A node runs on the folder.
     Transient
         The disk is full or fails, or somebody reads the database.
     """
+    demand_own_files(settings, "encryption seal")
     if not settings.storage.encryption_key_file:
         raise ConfigError(
             ["storage.encryption_key_file must name the file of a key: `pacsimile encryption new-key`"]

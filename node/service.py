@@ -36,6 +36,7 @@ from node.audit_messages import (
     application_activity,
     index_changed,
 )
+from node.copies import CopyKeeper
 from node.courier import Courier
 from node.forgetting import Eraser
 from node.metrics import Metrics
@@ -138,6 +139,7 @@ class Node:
         parts.callback(metrics.close)
         trail = self._trail = self._audit_trail()
         dicom = self._dicom = self._dicom_face(spool, catalog, search, metrics, trail)
+        self._keep_copies(catalog)
         supervisor = self._supervisor = WorkerSupervisor(settings, catalog) if settings.has(Role.WORK) else None
         metrics.watch(dicom, supervisor)
         forgetter = Forgetter(settings.forgetting, catalog, spool)
@@ -264,6 +266,12 @@ class Node:
         housekeeper.start()
         self._parts.callback(housekeeper.join)
         self._parts.callback(self._stopping.set)
+
+    def _keep_copies(self, catalog: Catalog) -> None:
+        if self.settings.storage.object_store:
+            copies = CopyKeeper(self.settings, catalog)
+            copies.start()
+            self._parts.callback(copies.stop)
 
     def _follow_orthanc(self, catalog: Catalog, spool: Spool) -> None:
         if self.settings.orthanc.url and self.settings.orthanc.follow:

@@ -4,10 +4,12 @@ from pathlib import Path
 
 from config.errors import ConfigError
 from config.model import Settings
+from dicom_scp.object_spool import ObjectSpool, cached_folder
 from dicom_scp.spool import Spool
 from indexer.catalog import Catalog
 from indexer.keyring import make_keyring, read_key, read_keyring, write_keyring
-from indexer.sealing import Vault
+from indexer.objects import ObjectStore
+from indexer.sealing import InstanceFolder, Vault, folder_of
 from node import folder
 
 SEAL = "pacsimile encryption seal"
@@ -47,7 +49,10 @@ def vault_of(settings: Settings) -> Vault | None:
 
 def holds_data(settings: Settings) -> bool:
     """Whether there are stored instances or embeddings."""
-    if next(settings.spool_dir.glob("*/*/*.dcm*"), None) is not None:
+    if settings.storage.object_store:
+        if next(ObjectStore(settings.storage.object_store).names(), None) is not None:
+            return True
+    elif next(settings.spool_dir.glob("*/*/*.dcm*"), None) is not None:
         return True
     if not settings.catalog.url and not (settings.data_dir / "catalog.sqlite").exists():
         return False
@@ -62,4 +67,20 @@ def open_catalog(settings: Settings) -> Catalog:
 
 def open_spool(settings: Settings, catalog: Catalog, reserve_mib: int = 0) -> Spool:
     """Open the spool that goes with an open catalog; raises as `Spool`."""
+    if settings.storage.object_store:
+        store = ObjectStore(settings.storage.object_store)
+        return ObjectSpool(settings.spool_dir, store, reserve_mib, catalog.vault)
     return Spool(settings.spool_dir, reserve_mib, catalog.vault)
+
+
+def instance_folder(settings: Settings, catalog: Catalog) -> InstanceFolder:
+    """Where the files of an open catalog's instances are read."""
+    if settings.storage.object_store:
+        return cached_folder(settings.spool_dir, ObjectStore(settings.storage.object_store), catalog.vault)
+    return folder_of(settings.spool_dir, catalog.vault)
+
+
+def demand_own_files(settings: Settings, what: str) -> None:
+    """Raise `ConfigError` where the stored instances are no files of this machine, which `what` needs."""
+    if settings.storage.object_store:
+        raise ConfigError([f"{what} works on files, and storage.object_store is set: docs/scaling.md"])

@@ -27,7 +27,6 @@ T = TypeVar("T")
 Track = Callable[[str, Sequence[T]], Iterable[T]]
 """Shows progress over a sequence: a description and the items, which come back."""
 
-_ASIDE = ".damaged"
 _UNIT_TOLERANCE = 1e-3
 
 
@@ -86,7 +85,7 @@ def check(settings: Settings, catalog: Catalog, track: Track[tuple[str, str, int
         if fault is not None and catalog.lookup.names_file(path) and path not in catalog.holdings.released_paths():
             yield Finding(fault, path)
     to_be_erased = {one.name for one in catalog.tombstones.erasures()}
-    yield from _orphans(settings, catalog, {path for path, _, _ in known} | to_be_erased)
+    yield from _orphans(spool, catalog, {path for path, _, _ in known} | to_be_erased)
     yield from (Finding(Fault.FORGOTTEN, one.uid) for one in catalog.tombstones.remains())
     yield from (Finding(Fault.NOT_ERASED, one.name or one.kind) for one in catalog.tombstones.erasures())
     active = catalog.embeddings.active_encoder()
@@ -126,8 +125,7 @@ def _mended(settings: Settings, catalog: Catalog, receiver: Receiver, finding: F
             shutil.rmtree(settings.snapshot_dir / finding.where, ignore_errors=True)
             return True
         case Fault.DAMAGED:
-            file = settings.spool_dir / finding.where
-            file.rename(file.with_name(file.name + _ASIDE))
+            open_spool(settings, catalog).set_aside(finding.where)
             return False
         case _:
             return False
@@ -138,12 +136,12 @@ def _take_in(settings: Settings, catalog: Catalog, receiver: Receiver, relative:
 
     One that is not what its name says was never acknowledged and is set aside.
     """
-    spool, file = open_spool(settings, catalog), settings.spool_dir / relative
+    spool = open_spool(settings, catalog)
     try:
         spool.read(relative)
         receiver.take_file(spool.file(relative))
     except (Damaged, Refused):
-        file.rename(file.with_name(file.name + _ASIDE))
+        spool.set_aside(relative)
         return True
     if not catalog.lookup.names_file(relative):
         spool.remove(relative)
@@ -158,18 +156,17 @@ def _forget_again(settings: Settings, catalog: Catalog, uid: str) -> bool:
 
 
 def _fault_of(spool: Spool, path: str, sha256: str) -> Fault | None:
-    if not spool.path(path).exists():
+    if not spool.holds(path):
         return Fault.MISSING
     try:
-        syntax, dataset = spool.read(path)
+        syntax, dataset = spool.read_kept(path)
     except Damaged:
         return Fault.DAMAGED
     return None if content_digest(syntax, dataset) == sha256 else Fault.DAMAGED
 
 
-def _orphans(settings: Settings, catalog: Catalog, known: set[str]) -> Iterator[Finding]:
-    for file in settings.spool_dir.rglob("*.dcm"):
-        relative = str(file.relative_to(settings.spool_dir))
+def _orphans(spool: Spool, catalog: Catalog, known: set[str]) -> Iterator[Finding]:
+    for relative in spool.names():
         if relative not in known and not catalog.lookup.names_file(relative):
             yield Finding(Fault.ORPHAN, relative)
 

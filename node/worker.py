@@ -22,11 +22,10 @@ from indexer.catalog import Catalog
 from indexer.encoder import Encoder, MonaiEncoder
 from indexer.errors import Transient
 from indexer.pipeline import Pipeline
-from indexer.sealing import folder_of
 from node import logs
 from node.folder import worker_name
 from node.processes import end_with_parent
-from node.storage import open_catalog
+from node.storage import instance_folder, open_catalog
 from node.supervisor import READY
 
 log = logging.getLogger(__name__)
@@ -84,7 +83,7 @@ def make_pipeline(settings: Settings, catalog: Catalog, encoder: Encoder | None 
     return Pipeline(
         catalog,
         encoder,
-        folder_of(settings.spool_dir, catalog.vault),
+        instance_folder(settings, catalog),
         f"{worker_name(settings.data_dir)}{os.getpid()}",
         lease_s=indexing.lease_s,
         max_attempts=indexing.max_attempts,

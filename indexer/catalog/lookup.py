@@ -138,6 +138,15 @@ class Lookup:
                 for table in (instance, quarantine)
             )
 
+    def named_files(self, paths: Collection[str]) -> set[str]:
+        """Those of some files that a catalog entry names, quarantine and every cohort included."""
+        found: set[str] = set()
+        with reading(self._engine) as connection:
+            for block in blocks(paths):
+                for table in (instance, quarantine):
+                    found |= set(connection.execute(select(table.c.path).where(table.c.path.in_(block))).scalars())
+        return found
+
     def series_info(self, series_pks: Sequence[int]) -> dict[int, SeriesInfo]:
         """Series key to who it is, for those that exist."""
         found: dict[int, SeriesInfo] = {}

@@ -28,6 +28,7 @@ from indexer.uids import EncoderId
 _SALT = "tombstone_salt"
 _SALT_BYTES = 32
 _PURGE = "purge:"
+_FILES = "forgotten_files"
 _TOKEN_BYTES = 16
 _PATIENCE_MS = 1000
 _UNIQUE = {
@@ -174,6 +175,11 @@ class Tombstones:
         with reading(self._engine) as connection:
             return get_meta(connection, _purge_key(encoder_id))
 
+    def files_token(self) -> str | None:
+        """Another one whenever files were forgotten, for nodes that hold copies; None if that never was."""
+        with reading(self._engine) as connection:
+            return get_meta(connection, _FILES)
+
     def erased(self, done: Collection[Erasure]) -> None:
         """Strike off what is erased."""
         if not done:
@@ -244,6 +250,7 @@ def _removed(connection: Connection, targets: Collection[Target]) -> Removal:
         return removed
     encoders = remove(connection, doomed)
     wanted = [(ErasureKind.FILE, path) for path in doomed.paths]
+    set_meta(connection, _FILES, secrets.token_hex(_TOKEN_BYTES))
     wanted += [(ErasureKind.INDEX, encoder) for encoder in sorted(encoders)]
     for encoder in sorted(encoders):
         set_meta(connection, _purge_key(encoder), secrets.token_hex(_TOKEN_BYTES))

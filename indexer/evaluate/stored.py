@@ -21,7 +21,7 @@ from indexer.evaluate.labels import LabelTable
 from indexer.evaluate.pictures import Picture, pictures
 from indexer.evaluate.similarity import Evidence, similarities_of
 from indexer.resample import resample
-from indexer.sealing import StoredFolder
+from indexer.sealing import InstanceFolder
 from indexer.uids import EncoderId
 from indexer.vectors import Neighbours, VectorIndex, recall
 from indexer.vectors.exact import ExactIndex
@@ -58,7 +58,7 @@ class CatalogSource:
         Whose embeddings; the active encoder's by default.
     index : VectorIndex, optional
         The node's index, to be held against exact search over the same embeddings.
-    spool : StoredFolder, optional
+    spool : InstanceFolder, optional
         Folder of the stored instances, for pictures.
     names : Path, optional
         A folder of series: labels that name its folders are joined by the Series Instance UIDs found there.
@@ -70,7 +70,7 @@ class CatalogSource:
         *,
         encoder_id: EncoderId | None = None,
         index: VectorIndex | None = None,
-        spool: StoredFolder | None = None,
+        spool: InstanceFolder | None = None,
         names: Path | None = None,
     ) -> None:
         self._catalog = catalog

@@ -22,12 +22,12 @@ from indexer.fit import volumes_below
 from indexer.region_fit import fit_region
 from indexer.regions import Region
 from indexer.regions import save as save_regions
-from indexer.sealing import folder_of
 from indexer.specimens import Role, Specimen
 from indexer.volume import Volume
 from node import logs
 from node.cli.archive import existing_catalog
 from node.cli.output import console, errors, print_json, printable, progress_bar
+from node.storage import instance_folder
 
 
 def evaluate(
@@ -53,7 +53,7 @@ def evaluate(
     with ExitStack() as open_things:
         if data is None:
             catalog = open_things.enter_context(existing_catalog(settings))
-            source: Source = CatalogSource(catalog, spool=folder_of(settings.spool_dir, catalog.vault))
+            source: Source = CatalogSource(catalog, spool=instance_folder(settings, catalog))
         else:
             source = _folder(settings, data, open_things.enter_context(progress_bar()))
         evaluation = measure(source, labels, label=label, depth=depth, plan=how)
