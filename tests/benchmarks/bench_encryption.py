@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 from bench_receive import free_port, rate, running, write_series
+from report import Line, tell
 
 NODE = """
 import sys, threading
@@ -49,10 +50,10 @@ def main() -> None:
             for target, port in ports.items():
                 rates[target].append(rate(port, "PACSIMILE", [folder], instances))
             shutil.rmtree(folder)
-    for target, found in rates.items():
-        print(f"  {target:10s} {statistics.median(found):6.0f} instances/s")
     ratios = [sealed / plain for sealed, plain in zip(rates["encrypted"], rates["plain"], strict=True)]
-    print(f"  encrypted / plain: {statistics.median(ratios):.2f} ({', '.join(f'{one:.2f}' for one in ratios)})")
+    found = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+    absolute = ", ".join(f"{target} {statistics.median(told):.0f}/s" for target, told in rates.items())
+    tell([Line("encrypted at rest / plain, one association", "", f"{found}; {absolute}")])
 
 
 if __name__ == "__main__":
