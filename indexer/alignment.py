@@ -47,24 +47,41 @@ def align(query: NDArray[np.float32], found: NDArray[np.float32]) -> Alignment:
 
 
 def align_all(query: NDArray[np.float32], found: Sequence[NDArray[np.float32]]) -> list[Alignment]:
-    """Match a query (Q, D) with each of several sequences (R, D), as `align` does; those of one shape at once.
+    """Match a query (Q, D) with each of several sequences (R, D), as `align` does; those of like length at once.
 
     Vectors of more dimensions than others are compared with those on the dimensions that both have.
     """
-    by_shape: dict[tuple[int, int], list[int]] = {}
+    alike: dict[tuple[int, int], list[int]] = {}
     for place, vectors in enumerate(found):
-        by_shape.setdefault((len(vectors), min(vectors.shape[1], query.shape[1])), []).append(place)
+        columns = 1 << (len(vectors) - 1).bit_length()
+        alike.setdefault((columns, min(vectors.shape[1], query.shape[1])), []).append(place)
     aligned: dict[int, Alignment] = {}
-    for (length, dim), places in by_shape.items():
-        stacked = np.concatenate([found[place][:, :dim] for place in places]).astype(np.float64)
-        products = (query[:, :dim].astype(np.float64) @ stacked.T).reshape(len(query), len(places), length)
+    for (columns, dim), places in alike.items():
+        products = _products(query[:, :dim], [found[place][:, :dim] for place in places], columns)
         paths = _monotone_paths(products)
         along = np.take_along_axis(products, paths[:, :, None], axis=2)[:, :, 0]
         best = products.max(axis=2)
         scores = _ORDER_WEIGHT * along.mean(axis=0) + (1 - _ORDER_WEIGHT) * best.mean(axis=0)
-        columns = zip(places, scores.round(_DECIMALS).tolist(), paths.T, along.T.astype(np.float32), strict=True)
-        aligned |= {place: Alignment(score, pairs, cosines) for place, score, pairs, cosines in columns}
+        rows = zip(places, scores.round(_DECIMALS).tolist(), paths.T, along.T.astype(np.float32), strict=True)
+        aligned |= {place: Alignment(score, pairs, cosines) for place, score, pairs, cosines in rows}
     return [aligned[place] for place in range(len(found))]
+
+
+def _products(
+    query: NDArray[np.float32], found: Sequence[NDArray[np.float32]], columns: int
+) -> NDArray[np.float64]:
+    """Inner products of a query (Q, D) with S sequences, (Q, S, columns); minus infinity beyond each one's end."""
+    lengths = np.array([len(vectors) for vectors in found])
+    products = query.astype(np.float64) @ np.concatenate(found).astype(np.float64).T
+    if (lengths == columns).all():
+        return products.reshape(len(query), len(found), columns)
+    padded = np.full((len(query), len(found) * columns), -np.inf)
+    ends = np.cumsum(lengths)
+    # The nth row of all: its sequence's place among the padded ones, and its own within the sequence.
+    padded[:, np.arange(ends[-1]) + np.repeat(np.arange(len(found)) * columns - (ends - lengths), lengths)] = (
+        products
+    )
+    return padded.reshape(len(query), len(found), columns)
 
 
 def _monotone_paths(cosines: NDArray[np.float64]) -> NDArray[np.int64]:
@@ -73,6 +90,7 @@ def _monotone_paths(cosines: NDArray[np.float64]) -> NDArray[np.int64]:
     Parameters
     ----------
     cosines : (Q, S, R) float64
+        Minus infinity beyond the end of a sequence.
 
     Returns
     -------

@@ -250,7 +250,7 @@ def _search_graph(asking: _Asking, chosen: NDArray[np.int64], n: int, answer: Ne
     rows = asking.rows
     usable = np.ones(labels.shape, dtype=np.bool_) if asking.usable is None else asking.usable[labels]
     if asking.is_reduced:
-        approximate = np.stack([rows.vectors[of] @ asking.queries[q] for q, of in zip(chosen, labels, strict=True)])
+        approximate = _scored(asking.queries[chosen], labels, rows.vectors)
         settled, kept = ranking.settle_scored(approximate, usable, k, dim)
     else:
         settled, kept = ranking.settle(approximate, usable, k, dim)
@@ -261,6 +261,19 @@ def _search_graph(asking: _Asking, chosen: NDArray[np.int64], n: int, answer: Ne
     answer.ids[chosen[settled]] = ranked.ids[settled]
     answer.similarities[chosen[settled]] = ranked.similarities[settled]
     return settled
+
+
+def _scored(
+    queries: NDArray[np.float32], labels: NDArray[np.int64], vectors: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Inner products of queries (Q, dim) with the rows that each has found, (Q, n); a row of many is read once."""
+    is_found = np.zeros(len(vectors), dtype=np.bool_)
+    is_found[labels] = True
+    found = np.flatnonzero(is_found)
+    place = np.empty(len(vectors), dtype=np.int64)
+    place[found] = np.arange(len(found))
+    scores = queries @ vectors[found].T
+    return np.take_along_axis(scores, place[labels], axis=1)
 
 
 def restore(
