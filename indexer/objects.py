@@ -17,7 +17,12 @@ from indexer.sealing import StoredPath, Vault, folder_of
 
 SCHEME = "s3://"
 TEMPORARY = "tmp"
-_TRANSFER = {"connect_timeout": 5, "read_timeout": 30, "retries": {"max_attempts": 2}}
+_TRANSFER = {
+    "connect_timeout": 5,
+    "read_timeout": 15,
+    "retries": {"mode": "standard", "total_max_attempts": 3},
+}
+"""Who sends, or asks, hears within a minute that the store is away."""
 
 
 class ObjectStore:
@@ -45,6 +50,7 @@ class ObjectStore:
             )
         except ImportError as error:
             raise ConfigError(["storage.object_store needs s3fs: install pacsimile[object-store]"]) from error
+        self._system.retries = 1  # the library below it has done so already
 
     def put(self, path: Path, name: str) -> None:
         """Store a file; when this returns, the store has it for good.

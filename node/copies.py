@@ -95,7 +95,7 @@ class CopyKeeper:
             surplus -= one.size_bytes
 
     def _copies(self) -> Iterator[_Copy]:
-        for path in self._folder.glob("?/?/*/*.dcm"):
+        for path in self._folder.glob("?/?/**/*.dcm"):
             try:
                 found = path.stat()
             except FileNotFoundError:

@@ -11,6 +11,7 @@ from pydicom import dcmread
 from s3 import Bucket
 from sqlalchemy import create_engine, text
 
+from dicom_scp.draft import content_digest
 from dicom_scp.part10 import split_file
 
 Factory = Callable[..., Any]
@@ -102,16 +103,20 @@ def test_nodes_share_a_bucket(
     assert len(entered()) == len(sent) + len(sent_later)
 
     lost, damaged = sorted(entered() - before)[:2]
+    left = f"{lost[:4]}0/{Path(lost).name}"  # as of a receiver that was killed before it entered it
+    bucket.put(left, bucket.content(lost))
     bucket.delete(lost)
     bucket.put(damaged, bucket.content(damaged)[:-2] + b"\1\1")
-    verify = "verify", "--data-dir", receiver.data_dir, "--json"
-    findings = pacsimile(*verify, "--repair", variables=variables).json
-    told = {one["where"]: one["what"] for one in findings["findings"]}
+    repair = "verify", "--data-dir", receiver.data_dir, "--json", "--repair"
+    told = {one["where"]: one["what"] for one in pacsimile(*repair, variables=variables).json["findings"]}
     assert "missing" in told[lost]
+    assert "belongs to no instance" in told[left]
     assert "not what was stored" in told[damaged]
+    assert lost in bucket.names  # what was left behind was it
+    assert not {left, damaged} & set(bucket.names)
     send(receiver.dicom_port, second)
-    told = {one["where"]: one["what"] for one in pacsimile(*verify, variables=variables).json["findings"]}
-    assert not {lost, damaged} & told.keys()
+    assert set(bucket.names) - {f"{damaged}.damaged"} == entered()
+    assert all(content_digest(*split_file(bucket.content(name))) == Path(name).stem for name in (lost, damaged))
     assert set(retrieved(tool("getscu"), other.dicom_port, later_study, tmp_path / "later")) == sent_later.keys()
 
     assert set(copies(other)) >= before
