@@ -1,4 +1,4 @@
-"""Two receivers, three workers and a query node on one PostgreSQL and one folder of instances; all but the last are killed."""
+"""Two receivers, three workers and a query node on one PostgreSQL and one spool; all but the last are killed."""
 
 import signal
 from collections.abc import Callable, Iterator
