@@ -10,7 +10,7 @@ from indexer.catalog import Catalog, SeriesState
 from indexer.catalog.embeddings import EmbeddedChunk
 from indexer.catalog.progress import LeasedSeries
 from indexer.encoder import Encoder
-from indexer.errors import Parked, Transient
+from indexer.errors import Damaged, Parked, Transient
 from indexer.reading import ReadAhead, SeriesVolumes
 from indexer.sealing import InstanceFolder, StoredPath
 from indexer.uids import SeriesInstanceUID
@@ -260,7 +260,10 @@ class Pipeline:
             raise Transient("the spool folder is not there")
         if given_up := self._catalog.holdings.released_instances(series.series_pk):
             raise Parked(f"{given_up} of its files were given up (storage.keep): its archive has them")
-        files: list[StoredPath] = [self._spool / path for path in series.paths]
+        try:
+            files: list[StoredPath] = [self._spool / path for path in series.paths]
+        except Damaged as error:
+            raise Parked(f"one of its {len(series.paths)} files is damaged: {error}") from error
         missing = sum(not file.exists() for file in files)
         if missing:
             raise Parked(f"{missing} of its {len(files)} files are missing from the spool")

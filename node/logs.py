@@ -18,7 +18,9 @@ _DAY_S = 86_400
 
 _FORMAT = "%(asctime)s %(levelname)-7s {process} %(name)s: %(message)s"
 _QUIET = {
+    "aiobotocore": logging.WARNING,
     "alembic": logging.WARNING,
+    "botocore": logging.WARNING,
     "grpc": logging.CRITICAL,
     "highdicom": logging.ERROR,
     "milvus_lite": logging.ERROR,

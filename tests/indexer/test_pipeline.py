@@ -17,7 +17,7 @@ from indexer.catalog.embeddings import GLOBAL
 from indexer.catalog.lookup import Level
 from indexer.catalog.receipts import StoredFile
 from indexer.encoder import Encoded, Encoder, MonaiEncoder
-from indexer.errors import Parked
+from indexer.errors import Damaged, Parked, Transient
 from indexer.pipeline import Outcome, Pipeline, embed_series
 from indexer.uids import EncoderId
 from indexer.volume import Volume
@@ -258,6 +258,35 @@ def test_what_cannot_be_read_for_now_lets_others_pass(site: Site, encoder: Monai
     paths[3].write_bytes(content)
     site.receive([60.0])
     assert site.work(encoder).state == SeriesState.INDEXED
+
+
+@dataclass
+class Unfetched:
+    """Objects of which none can be fetched."""
+
+    error: Exception
+
+    def __truediv__(self, name: str | Path, /) -> Path:
+        raise self.error
+
+    def is_dir(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("error", "state", "reason"),
+    [
+        (Transient("the store is away"), SeriesState.SETTLED, "the store is away"),
+        (Damaged("it is not"), SeriesState.PARKED, f"one of its {len(HEIGHTS)} files is damaged: it is not"),
+    ],
+)
+def test_objects_that_cannot_be_fetched(
+    site: Site, encoder: MonaiEncoder, error: Exception, state: SeriesState, reason: str
+) -> None:
+    site.receive()
+    outcome = Pipeline(site.catalog, encoder, Unfetched(error), "w1", lease_s=60.0, max_attempts=1).work_one()
+    assert outcome is not None
+    assert (outcome.state, outcome.reason) == (state, reason)
 
 
 def test_without_its_spool_nothing_is_parked(site: Site, encoder: MonaiEncoder, tmp_path: Path) -> None:
