@@ -9,6 +9,7 @@ import pytest
 from pydicom.uid import ExplicitVRLittleEndian
 from s3 import Bucket
 
+from config.errors import ConfigError
 from config.load import load_settings
 from dicom_scp.object_spool import ObjectSpool
 from dicom_scp.part10 import file_header
@@ -17,6 +18,8 @@ from indexer.catalog.receipts import StoredFile
 from indexer.errors import Damaged, Transient
 from indexer.objects import ObjectStore
 from indexer.sealing import Vault
+from node.backup import back_up, restore
+from node.conversion import seal
 from node.copies import CopyKeeper
 
 SYNTAX = str(ExplicitVRLittleEndian)
@@ -153,3 +156,25 @@ def test_copies_stay_while_there_is_room(opened: Opened, bucket: Bucket, tmp_pat
     assert len(list(spool.folder.glob("?/?/**/*.dcm"))) == 2
     for name in [*files, *bucket.names]:
         spool.remove(name)
+
+
+@pytest.mark.parametrize("url", ["https://bucket/prefix", "s3://", "s3://bucket/", "s3://key:secret@bucket/prefix"])
+def test_what_is_no_bucket(url: str) -> None:
+    variables = {"PACSIMILE_CATALOG_URL": "postgresql://a@b/c", "PACSIMILE_STORAGE_OBJECT_STORE": url}
+    with pytest.raises(ConfigError, match=r"storage\.object_store"):
+        load_settings(environ=variables)
+
+
+def test_what_needs_files_says_so(tmp_path: Path) -> None:
+    variables = {"PACSIMILE_STORAGE_OBJECT_STORE": "s3://bucket/prefix", "PACSIMILE_DATA_DIR": str(tmp_path)}
+    with pytest.raises(ConfigError, match=r"needs catalog\.url"):
+        load_settings(environ=variables)
+    settings = load_settings(environ={**variables, "PACSIMILE_CATALOG_URL": "postgresql://a@b/c"})
+    with Catalog(f"sqlite:///{tmp_path / 'catalog.sqlite'}") as catalog:
+        for run in (
+            lambda: back_up(settings, catalog, tmp_path / "backup", link=False, track=lambda _, items: items),
+            lambda: restore(settings, tmp_path / "backup", lambda _, items: items),
+            lambda: seal(settings, lambda _, items: items),
+        ):
+            with pytest.raises(ConfigError, match="works on files"):
+                run()
