@@ -181,7 +181,7 @@ class Search:
         crowd = min(len(embeddings.ids_of_series(sorted(series_pks), encoder_id)), 4 * self._candidates)
         allowed_ids = self._allowed_ids(encoder_id, allowed)
         if len(index) and (allowed_ids is None or len(allowed_ids)):
-            neighbours = index.search(query.vectors, self._candidates + crowd, allowed_ids)
+            neighbours = index.search(query.vectors, self._candidates + crowd, allowed_ids, together=True)
             series_pks |= self._promising(query, index, neighbours, series_pks, limit)
         infos = lookup.series_info(sorted(series_pks if allowed is None else series_pks & allowed))
         modalities = {info.modality for info, _ in query.series}

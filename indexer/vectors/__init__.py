@@ -81,7 +81,14 @@ class VectorIndex(Protocol):
         """Forget the vectors of these ids, shape (N,); ids that are not present are ignored."""
         ...
 
-    def search(self, queries: NDArray[np.float32], k: int, allowed: NDArray[np.int64] | None = None) -> Neighbours:
+    def search(
+        self,
+        queries: NDArray[np.float32],
+        k: int,
+        allowed: NDArray[np.int64] | None = None,
+        *,
+        together: bool = False,
+    ) -> Neighbours:
         """Find the k nearest vectors of every query.
 
         Parameters
@@ -92,6 +99,8 @@ class VectorIndex(Protocol):
             How many a query, at least 1; may exceed the number of vectors.
         allowed : NDArray[np.int64] or None
             Shape (A,), ascending, none twice: only these ids are answered. None allows all.
+        together : bool
+            What one query misses may be found by another of them: an index may look less far for each.
 
         Returns
         -------

@@ -70,7 +70,14 @@ class ExactIndex:
                 self._table().discard(ids)
             self._compact_if_mostly_dead()
 
-    def search(self, queries: NDArray[np.float32], k: int, allowed: NDArray[np.int64] | None = None) -> Neighbours:
+    def search(
+        self,
+        queries: NDArray[np.float32],
+        k: int,
+        allowed: NDArray[np.int64] | None = None,
+        *,
+        together: bool = False,
+    ) -> Neighbours:
         """Find the k nearest vectors of every query."""
         checks.check_search(queries, k, allowed, self.dim)
         with self._lock.read():

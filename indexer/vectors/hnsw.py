@@ -32,6 +32,8 @@ _SLACK = 8
 _GROWTH = 4
 _REDUCED_SHARE, _REDUCED_EF = 2, 2048
 """Candidates where the graph does not know all of the vectors: for each one wanted, and at least."""
+_TOGETHER_EF = 768
+"""At least so many for each of several queries that are asked together, as many as one alone in all."""
 _GRAPH_COST = 32
 """One candidate of the graph costs as much as scoring so many vectors of the table (bench_vectors.py)."""
 _SAMPLE = 64
@@ -109,14 +111,21 @@ class HnswIndex:
             rows, graph = self._open()
             graph.delete(rows.discard(ids))
 
-    def search(self, queries: NDArray[np.float32], k: int, allowed: NDArray[np.int64] | None = None) -> Neighbours:
+    def search(
+        self,
+        queries: NDArray[np.float32],
+        k: int,
+        allowed: NDArray[np.int64] | None = None,
+        *,
+        together: bool = False,
+    ) -> Neighbours:
         """Find the k nearest vectors of every query, by the graph where that is cheaper than looking at all."""
         checks.check_search(queries, k, allowed, self.dim)
         with self._lock.read():
             rows, graph = self._open()
             looked_at = None if allowed is None else rows.rows_of(allowed)
             present = len(rows) if looked_at is None else len(looked_at)
-            n = k + _SLACK if self._reduction is None else max(_REDUCED_SHARE * k, _REDUCED_EF)
+            n = k + _SLACK if self._reduction is None else _reduced_candidates(k, len(queries) if together else 1)
             if looked_at is not None:
                 # As many allowed candidates as an unfiltered search holds, so that it is as sure of its answer.
                 n = max(n, self._parameters.ef) * len(rows) // max(present, 1)
@@ -238,6 +247,11 @@ def _usable(rows: Rows, capacity: int, looked_at: NDArray[np.int64] | None) -> N
     usable = np.zeros(capacity, dtype=np.bool_)
     usable[looked_at] = True
     return usable
+
+
+def _reduced_candidates(k: int, together: int) -> int:
+    """Candidates of a graph that does not know all of the vectors, for each of so many queries."""
+    return max(_REDUCED_SHARE * k, _REDUCED_EF // max(together, 1), min(_TOGETHER_EF, _REDUCED_EF))
 
 
 def _search_graph(asking: _Asking, chosen: NDArray[np.int64], n: int, answer: Neighbours) -> NDArray[np.bool_]:

@@ -126,7 +126,14 @@ class MilvusIndex:
             with _server_errors():
                 client.delete(self.collection, ids=block, timeout=self._timeout)
 
-    def search(self, queries: NDArray[np.float32], k: int, allowed: NDArray[np.int64] | None = None) -> Neighbours:
+    def search(
+        self,
+        queries: NDArray[np.float32],
+        k: int,
+        allowed: NDArray[np.int64] | None = None,
+        *,
+        together: bool = False,
+    ) -> Neighbours:
         """Find the k nearest vectors of every query."""
         checks.check_search(queries, k, allowed, self.dim)
         if k > _MOST_RESULTS - _SLACK:

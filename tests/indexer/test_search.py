@@ -457,8 +457,8 @@ class _Meanwhile:
     def ids(self) -> NDArray[np.int64]:
         return self._index.ids()
 
-    def search(self, *arguments: object) -> Neighbours:
-        answer = self._index.search(*arguments)
+    def search(self, *arguments: object, **named: object) -> Neighbours:
+        answer = self._index.search(*arguments, **named)
         self.happens()
         self.happens = lambda: None
         return answer

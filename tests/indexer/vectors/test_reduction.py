@@ -77,6 +77,27 @@ def test_whole_vectors_decide_though_the_graph_knows_half_of_them(
         hnsw.restore(tmp_path, dim=32, encoder_id=ENCODER)
 
 
+def test_queries_asked_together_cost_less_and_find_nearly_all(
+    half: Reduction, exact: ExactIndex, vectors: Vectors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hnsw, "_TOGETHER_EF", 64)
+    index = HnswIndex(dim=32, encoder_id=ENCODER, reduction=half)
+    index.add(_ids(N), vectors(N))
+    widths: list[int] = []
+    search = hnsw._search_graph
+    monkeypatch.setattr(hnsw, "_search_graph", lambda a, c, n, answer: widths.append(n) or search(a, c, n, answer))
+    monkeypatch.setattr(hnsw, "_GRAPH_COST", 1)
+    queries = vectors(20, seed=9)
+    for together, width in ((False, 256), (True, 64)):
+        widths.clear()
+        found = index.search(queries, 10, together=together)
+        assert widths[0] == width
+        assert recall(found, exact.search(queries, 10)) >= (0.99 if not together else 0.9)
+    widths.clear()
+    index.search(queries[:1], 10, together=True)
+    assert widths[0] == 256, "one alone is looked for as far as ever"
+
+
 def test_a_reduction_that_spares_nothing_or_knows_too_little_is_none(vectors: Vectors) -> None:
     assert fitted(vectors(1000), directions=32) is None
     assert fitted(vectors(15), directions=16) is None
