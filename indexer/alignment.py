@@ -10,6 +10,8 @@ _ORDER_WEIGHT = 0.5
 """Share of the score that asks for matches in the same order along z; the rest takes each chunk's best match."""
 _DECIMALS = 6
 """Scores are computed in float64 and rounded, so that equal images tie however a processor orders its sums."""
+_SEQUENCES_A_BLOCK = 8
+"""Sequences whose vectors are widened at once, so that they stay in a processor's cache."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +74,9 @@ def _products(
 ) -> NDArray[np.float64]:
     """Inner products of a query (Q, D) with S sequences, (Q, S, columns); minus infinity beyond each one's end."""
     lengths = np.array([len(vectors) for vectors in found])
-    products = query.astype(np.float64) @ np.concatenate(found).astype(np.float64).T
+    exactly = query.astype(np.float64)
+    blocks = (found[start : start + _SEQUENCES_A_BLOCK] for start in range(0, len(found), _SEQUENCES_A_BLOCK))
+    products = np.hstack([exactly @ np.concatenate(block, dtype=np.float64).T for block in blocks])
     if (lengths == columns).all():
         return products.reshape(len(query), len(found), columns)
     padded = np.full((len(query), len(found) * columns), -np.inf)
