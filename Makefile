@@ -15,10 +15,10 @@ run: install  ## Start a node on loopback with data in ./pacsimile-data
 	$(BIN)/pacsimile serve
 
 test: install system-packages  ## The whole suite, a file of tests at a time on each core
-	$(BIN)/pytest --numprocesses 3 --dist loadfile
+	$(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 test-engines: install system-packages  ## The whole suite on PostgreSQL and Milvus Lite in place of SQLite and hnswlib
-	PACSIMILE_TEST_ENGINES=postgresql+milvus $(BIN)/pytest --numprocesses 3 --dist loadfile
+	PACSIMILE_TEST_ENGINES=postgresql+milvus $(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 check: install  ## Linters, types, import contracts
 	$(BIN)/ruff check .

@@ -38,6 +38,8 @@ START_S, INDEXING_S, LEAST_PATIENCE_S = 60.0, 240.0, 120.0
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    waited_for = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in waited_for)  # the longest first: nobody waits for them
     if engines.CHOSEN:
         skip = pytest.mark.skip(reason="it looks into SQLite's or hnswlib's own files")
         for item in items:

@@ -191,6 +191,7 @@ def real(real_data: Path) -> Callable[[str], Volume]:
     return load
 
 
+@pytest.mark.slow
 class TestPretrained:
     """With the weights of `ct-astra`."""
 

@@ -30,6 +30,7 @@ def wait(condition: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_all_interrupted_and_resumed_with_another_encoder(
     archived: Path, pacsimile: Factory, start_command: Factory, slow_bundle: Path, make_series: Factory
 ) -> None:
@@ -85,6 +86,7 @@ def test_a_node_with_another_encoder_is_not_overruled(
     assert "stop it first, or start the node with that bundle" in done.err
 
 
+@pytest.mark.slow
 def test_a_node_started_with_another_encoder_switches_when_it_has_seen_all(
     archived: Path, start_node: Factory, slow_bundle: Path, wait_for: Factory
 ) -> None:

@@ -18,6 +18,7 @@ def lines(text: str) -> list[str]:
     return [line for line in text.splitlines() if line.strip()]
 
 
+@pytest.mark.slow
 def test_starts_says_how_and_stops(start_node: Factory) -> None:
     node = start_node()
     assert node.data_dir.stat().st_mode & 0o077 == 0  # patient data: the owner's only
@@ -28,6 +29,7 @@ def test_starts_says_how_and_stops(start_node: Factory) -> None:
     assert "Traceback" not in node.log
 
 
+@pytest.mark.slow
 def test_one_node_a_folder(start_node: Factory, pacsimile: Factory) -> None:
     node = start_node()
     second = pacsimile(
@@ -115,6 +117,7 @@ def test_interrupted_while_starting(start_node: Factory, after_s: float) -> None
     assert start_node().stop() == 0
 
 
+@pytest.mark.slow
 def test_term_while_everything_is_busy(
     start_node: Factory, send: Factory, make_series: Factory, slow_bundle: Path, wait_for: Factory
 ) -> None:
