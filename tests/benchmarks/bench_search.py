@@ -76,16 +76,17 @@ while True:
     keeper.refresh()
 """
 SERIAL = (
-    "a question took 65 ms of processor time at 10,000 chunks and 90 ms at 100,000, on a loaded machine (at 10,000 a "
-    "quarter is aligning, a fifth SQL). Tried: only the most promising series exactly, one thread for small matrix "
-    "products, fewer candidates for chunks asked together, aligning in blocks; one question at a time, and a shorter "
-    "switch interval of the interpreter, changed nothing with four clients"
+    "a question took 65 ms of processor time at 10,000 chunks and 90 ms at 100,000, on a loaded machine (at "
+    "10,000 a quarter is aligning, a fifth SQL). Tried: only the most promising series exactly, one thread for"
+    " small matrix products, fewer candidates for chunks asked together, aligning in blocks; one question at a"
+    " time, and a shorter switch interval of the interpreter, changed nothing with four clients"
 )
 RECALL = "M 24, 2,048 candidates; 256, 512 and 1,024 gave 0.935, 0.959 and 0.975 in 100,000 chunks"
 MEMORY = "graph of 128 directions and 48 links a row, ids and their series; below 100,000 all 256 are kept"
 RESTART = (
-    "seen at 100,000 chunks: 0.9 s of processor time to open the snapshot, 0.9 to 1.4 s for the first question, which "
-    "reads the series of all embeddings and calibrates; at 10,000 0.1 s and 0.6 s, besides imports"
+    "seen at 100,000 chunks: 0.9 s of processor time to open the snapshot, 0.9 to 1.4 s for the first "
+    "question, which reads the series of all embeddings and calibrates; at 10,000 0.1 s and 0.6 s, besides "
+    "imports"
 )
 
 
