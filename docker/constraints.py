@@ -6,7 +6,7 @@ from importlib.metadata import PackageNotFoundError, distribution
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-EXTRAS = frozenset({"pretrained", "milvus", "postgresql"})
+EXTRAS = frozenset({"pretrained", "milvus", "postgresql", "object-store"})
 HEAD = """\
 # What the image is built with, version by version. Made in an environment with the extras of the image by
 #   python docker/constraints.py > docker/constraints.txt

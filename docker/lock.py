@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
-EXTRAS = ("pretrained", "milvus", "postgresql")
+EXTRAS = ("pretrained", "milvus", "postgresql", "object-store")
 CPU_BUILDS = {"torch": ("2.13.0", "6746dbcbeb526eb61330b76b41ff1b4eb848951103a892eeb080dfa2b264667b")}
 """Builds that PyPI does not have, with which the tests run: torch-2.13.0+cpu for Python 3.11 on Linux, x86_64."""
 HEAD = """\
