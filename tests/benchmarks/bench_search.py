@@ -79,7 +79,7 @@ SERIAL = (
     "a question took 65 ms of processor time at 10,000 chunks and 90 ms at 100,000, on a loaded machine (at "
     "10,000 a quarter is aligning, a fifth SQL). Tried: only the most promising series exactly, one thread for"
     " small matrix products, fewer candidates for chunks asked together, aligning in blocks; one question at a"
-    " time, and a shorter switch interval of the interpreter, changed nothing with four clients"
+    " time and a shorter switch interval of the interpreter once each, undecided"
 )
 RECALL = "M 24, 2,048 candidates; 256, 512 and 1,024 gave 0.935, 0.959 and 0.975 in 100,000 chunks"
 MEMORY = "graph of 128 directions and 48 links a row, ids and their series; below 100,000 all 256 are kept"
