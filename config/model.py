@@ -1,10 +1,11 @@
 """The settings of a node, frozen, with units in their names. `defaults.toml` explains every key."""
 
+import re
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, SecretStr, StringConstraints, model_validator
+from pydantic import AfterValidator, Field, SecretStr, StringConstraints, model_validator
 
 from config.access import Cohort, DicomTlsSettings, Peer, UnknownPeers
 from config.section import AETitle, Port, Section
@@ -58,11 +59,17 @@ class DicomSettings(Section):
         return self
 
 
+def _bucket(url: str) -> str:
+    if url and not re.fullmatch(r"s3://[a-z0-9][a-z0-9.-]+(/[A-Za-z0-9._=-]+)*", url):
+        raise ValueError("expected s3://bucket or s3://bucket/prefix")
+    return url
+
+
 class StorageSettings(Section):
     """What happens to received instances."""
 
     spool_dir: str
-    object_store: Annotated[str, StringConstraints(pattern=r"^(s3://[a-z0-9][a-z0-9.-]+(/[A-Za-z0-9._=-]+)*)?$")]
+    object_store: Annotated[str, AfterValidator(_bucket)]
     cache_gib: PositiveFloat
     on_conflict: Literal["keep-first", "replace"]
     keep: Literal["all", "none"]
@@ -266,11 +273,17 @@ class LogSettings(Section):
     days: PositiveInt
 
 
+def _at_least_one(roles: tuple[Role, ...]) -> tuple[Role, ...]:
+    if not roles:
+        raise ValueError("expected at least one of receive, work, query")
+    return roles
+
+
 class Settings(Section):
     """Everything a node needs to know; made by `config.load.load_settings` and passed in."""
 
     data_dir: Path
-    roles: Annotated[tuple[Role, ...], Field(min_length=1)]
+    roles: Annotated[tuple[Role, ...], AfterValidator(_at_least_one)]
     bundle: str
     peers: tuple[Peer, ...]
     cohorts: tuple[Cohort, ...]
