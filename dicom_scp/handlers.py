@@ -28,6 +28,7 @@ from indexer.answer import Finder
 from indexer.catalog import Catalog, CatalogView
 from indexer.catalog.lookup import Level
 from indexer.errors import Refused, Transient
+from indexer.uids import StudyInstanceUID
 
 logger = logging.getLogger(__name__)
 
@@ -167,7 +168,9 @@ class Handlers:
             return find(view.lookup, identifier, self._retrieve_aet)
         patience = Patience(self._wait_s, lambda: cancel.came() or is_lost(event.assoc))
         question = self._question(event, identifier, view, patience)
-        finder = WaitingFinder(self._finder, self._catalog, self._senders.being_sent, patience).within(view.cohort)
+        finder = WaitingFinder(
+            self._finder, self._catalog, self._senders.being_sent, patience, self._asked_about
+        ).within(view.cohort)
         return similar(view.lookup, finder, identifier, question, self._retrieve_aet, cancel.came)
 
     def _question(self, event: Event, identifier: Identifier, view: CatalogView, patience: Patience) -> Question:
@@ -194,8 +197,12 @@ class Handlers:
         if self._fetcher is not None:
             demand_known(view.lookup, question.seed)
             for study in {info.study_instance_uid for info in seed_series(view.lookup, question.seed)}:
-                self._fetcher.asked_about(study)
+                self._asked_about(study)
         return question
+
+    def _asked_about(self, study_instance_uid: StudyInstanceUID) -> None:
+        if self._fetcher is not None:
+            self._fetcher.asked_about(study_instance_uid)
 
     def _is_similarity_view(self, association: Association) -> bool:
         return str(association.acceptor.ae_title).strip() == self._settings.similar_aet

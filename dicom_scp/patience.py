@@ -10,7 +10,7 @@ from indexer.answer import Answer, Finder, Seed
 from indexer.catalog import Catalog, Lookup, SeriesState
 from indexer.catalog.lookup import SeriesInfo
 from indexer.errors import Transient
-from indexer.uids import SeriesInstanceUID
+from indexer.uids import SeriesInstanceUID, StudyInstanceUID
 
 _POLL_S = 0.2
 _SETTLE_S = 0.5
@@ -49,6 +49,8 @@ class WaitingFinder:
     ----------
     being_sent : callable
         Series to which open associations are sending.
+    waited_for : callable
+        Told again and again which study is waited for: one that is to be forgotten stays meanwhile.
     """
 
     def __init__(
@@ -57,12 +59,14 @@ class WaitingFinder:
         catalog: Catalog,
         being_sent: Callable[[], Collection[SeriesInstanceUID]],
         patience: Patience,
+        waited_for: Callable[[StudyInstanceUID], None],
     ) -> None:
         self._finder = finder
         self._catalog = catalog
         self._lookup = catalog.lookup
         self._being_sent = being_sent
         self._patience = patience
+        self._waited_for = waited_for
 
     def within(self, cohort: Cohort | None) -> Self:
         """Answer as if only the studies of a cohort were there; see `indexer.answer.Finder.within`."""
@@ -91,6 +95,8 @@ class WaitingFinder:
             infos = [info for info in seed_series(self._lookup, seed) if info.state in _ON_THE_WAY]
             if not infos:
                 return
+            for study in {info.study_instance_uid for info in infos}:
+                self._waited_for(study)
             pks = {info.series_pk for info in infos}
             self._catalog.progress.hurry(pks)
             self._catalog.progress.settle(_SETTLE_S, self._being_sent(), only=pks)

@@ -1,5 +1,6 @@
 """Forgetting on a whole node: nothing of the forgotten is left in any file, whatever was running or killed."""
 
+import os
 import shutil
 import signal
 import subprocess
@@ -47,12 +48,16 @@ def planted(folder: Path) -> set[bytes]:
 
 
 def left(data: Path, values: set[bytes]) -> dict[str, list[bytes]]:
-    """File to which of the values it holds, in any file of a data folder."""
+    """File to which of the values it holds, in any file of a data folder; a node may remove some meanwhile."""
     found = {}
-    for file in data.rglob("*"):
-        content = file.read_bytes() if file.is_file() else b""
-        if held := sorted(value for value in values if value in content):
-            found[str(file.relative_to(data))] = held
+    for folder, _, names in os.walk(data):
+        for file in (Path(folder, name) for name in names):
+            try:
+                content = file.read_bytes()
+            except FileNotFoundError:
+                continue
+            if held := sorted(value for value in values if value in content):
+                found[str(file.relative_to(data))] = held
     return found
 
 

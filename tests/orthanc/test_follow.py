@@ -329,6 +329,7 @@ def test_a_study_that_fails_does_not_keep_the_others_waiting(
     files = orthanc.upload(few(110))
     with mine.following():
         wait_for(lambda: mine.held() == set(files), WAIT_S, "the study that can be fetched")
+        wait_for(lambda: mine.waiting == 1, WAIT_S, "only the other one waits")
     (problem,) = mine.catalog.orthanc_studies.problems(mine.client.server)
     assert problem.attempts >= 1
     assert mine.waiting == 1
