@@ -89,6 +89,13 @@ def _with_neighbours(mask: Mask) -> Mask:
 
 def _filled_by_slice(mask: Mask) -> Mask:
     """Fill what each axial slice encloses: lungs, trachea, bowel."""
+    near, filled = _near(mask, 1), mask.copy()
+    filled[near] = _filled(mask[near])
+    return filled
+
+
+def _filled(mask: Mask) -> Mask:
+    """Fill what is apart from the edges of its slice."""
     apart = np.zeros((2 * mask.shape[0], *mask.shape[1:]), np.bool_)  # empty planes keep slices from touching
     apart[::2] = ~mask
     labels, sizes = parts(apart)

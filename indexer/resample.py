@@ -6,7 +6,6 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 from numpy.typing import NDArray
-from torch.nn import functional
 
 from indexer.errors import Parked
 from indexer.volume import Volume
@@ -17,6 +16,8 @@ _RAS = np.array([-1.0, -1.0, 1.0])
 AIR_HU = -1024.0
 _NOTHING = 1e-6
 """Parts of a voxel that make no difference."""
+_UNNOTICED = 1e-3
+"""Parts of a voxel by which an axis may stray over the whole grid and still count as running along another."""
 MAX_GRID_VOXELS = 2**27
 """512 MiB of float32: a body of 2 m with arms at 3 x 1.5 x 1.5 mm needs 74 million."""
 
@@ -69,10 +70,7 @@ def resample(volume: Volume, spacing_mm: tuple[float, float, float]) -> PatientG
         raise Parked(f"the volume is empty: each of its voxels is {least:g}")
     step_xyz = np.array([spacing_mm[1], spacing_mm[2], spacing_mm[0]])
     size, origin = _enclosing(volume, step_xyz)
-    sampler = _sampler(size, origin, step_xyz)
-    sampler.SetInterpolator(sitk.sitkLinear)
-    sampler.SetUseNearestNeighborExtrapolator(True)
-    voxels = sitk.GetArrayFromImage(sampler.Execute(_smoothed(volume, step_xyz)))
+    voxels = _sampled(_smoothed(volume, step_xyz), size, origin, step_xyz)
     inside = _inside(volume, size, origin, step_xyz)
     if not inside.all():
         voxels[~inside] = AIR_HU if volume.modality == "CT" else least
@@ -96,33 +94,100 @@ def _enclosing(volume: Volume, step_xyz: NDArray[np.float64]) -> tuple[NDArray[n
     return size.astype(np.intp), first + _RAS * step_xyz / 2
 
 
-def _sampler(
-    size: NDArray[np.intp], origin: NDArray[np.float64], step_xyz: NDArray[np.float64]
-) -> sitk.ResampleImageFilter:
-    """Make a filter whose result, as an array, has the axes Z, X, Y: SimpleITK names them from last to first."""
-    order = [1, 0, 2]
+@dataclass(frozen=True, eq=False)
+class _Raster:
+    """Voxels (slice, row, column) with their affine to LPS mm, (4, 4)."""
+
+    voxels: NDArray[np.float32]
+    affine_lps_mm: NDArray[np.float64]
+
+
+def _smoothed(volume: Volume, step_xyz: NDArray[np.float64]) -> _Raster:
+    """The volume, its voxels averaged in bins along every axis where the grid is coarser."""
+    affine, spacing = volume.affine_lps_mm, volume.spacing_mm
+    along = np.sqrt(((affine[:3, :3] / spacing) ** 2).T @ step_xyz**2)  # the grid's step along the volume's axes
+    bins = np.floor(along / spacing + 0.25).astype(int)
+    bins = np.clip(bins, 1, volume.voxels.shape)
+    voxels = volume.voxels
+    for axis, width in enumerate(bins.tolist()):
+        voxels = _averaged(voxels, axis, width)
+    coarser = affine.copy()
+    coarser[:3, :3] *= bins
+    coarser[:3, 3] += affine[:3, :3] @ ((bins - 1) / 2)
+    return _Raster(voxels, coarser)
+
+
+def _averaged(voxels: NDArray[np.float32], axis: int, width: int) -> NDArray[np.float32]:
+    """Mean over bins along one axis; the last bin may be narrower."""
+    if width == 1:
+        return voxels
+    whole = voxels.shape[axis] // width * width
+    before = (slice(None),) * axis
+    total = voxels[(*before, slice(0, whole, width))].copy()
+    for k in range(1, width):
+        total += voxels[(*before, slice(k, whole, width))]
+    total /= np.float32(width)
+    rest = voxels[(*before, slice(whole, None))]
+    return np.concatenate([total, rest.mean(axis=axis, keepdims=True)], axis=axis) if rest.size else total
+
+
+def _sampled(
+    source: _Raster, size: NDArray[np.intp], origin: NDArray[np.float64], step_xyz: NDArray[np.float64]
+) -> NDArray[np.float32]:
+    """Interpolate linearly at the centres of the grid, (Z, X, Y); beyond the source its outermost voxels go on."""
+    first, steps = _indices(source.affine_lps_mm, origin, step_xyz)
+    moves = np.abs(steps) * size > _UNNOTICED
+    if (moves.sum(axis=0) == 1).all() and (moves.sum(axis=1) == 1).all():
+        return _axis_by_axis(source.voxels, size, first, steps, moves.argmax(axis=1))
+    order = [1, 0, 2]  # SimpleITK names axes from last to first, and the result has the axes Z, X, Y
     sampler = sitk.ResampleImageFilter()
     sampler.SetSize([int(n) for n in size[order]])
     sampler.SetOutputSpacing([float(s) for s in step_xyz[order]])
     sampler.SetOutputOrigin([float(o) for o in origin])
     sampler.SetOutputDirection([float(d) for d in np.diag(_RAS)[:, order].ravel()])
-    return sampler
+    sampler.SetInterpolator(sitk.sitkLinear)
+    sampler.SetUseNearestNeighborExtrapolator(True)
+    voxels: NDArray[np.float32] = sitk.GetArrayFromImage(sampler.Execute(_image(source)))
+    return voxels
 
 
-def _smoothed(volume: Volume, step_xyz: NDArray[np.float64]) -> sitk.Image:
-    """The volume as a SimpleITK image, its voxels averaged in bins along every axis where the grid is coarser."""
-    spacing, direction = volume.spacing_mm, volume.affine_lps_mm[:3, :3] / volume.spacing_mm
-    along = np.sqrt((direction**2).T @ step_xyz**2)  # the grid's step along slices, rows, columns of the volume
-    bins = np.floor(along / spacing + 0.25).astype(int)
-    bins = np.clip(bins, 1, volume.voxels.shape)
-    voxels, first = volume.voxels, volume.affine_lps_mm[:3, 3]
-    if (bins > 1).any():
-        image = torch.from_numpy(voxels)
-        image = image[:, None] if bins[0] == 1 else image[None]  # slices as a batch run in parallel
-        pooled = functional.avg_pool3d(image, tuple(bins.tolist()), ceil_mode=True)
-        voxels = pooled.flatten(0, 1).numpy()
-        first = first + volume.affine_lps_mm[:3, :3] @ ((bins - 1) / 2)
-    return _image(voxels, spacing * bins, direction, first)
+def _axis_by_axis(
+    voxels: NDArray[np.float32],
+    size: NDArray[np.intp],
+    first: NDArray[np.float64],
+    steps: NDArray[np.float64],
+    along: NDArray[np.intp],
+) -> NDArray[np.float32]:
+    """Interpolate where each axis of the voxels runs along one of x, y, z: `along` says which; far quicker."""
+    growth = size[along] / voxels.shape
+    for axis in np.argsort(growth).tolist():
+        xyz = along[axis]
+        voxels = _interpolated(voxels, axis, first[axis] + steps[axis, xyz] * np.arange(size[xyz]))
+    to_zxy = [int(np.flatnonzero(along == xyz)[0]) for xyz in (2, 0, 1)]
+    return np.ascontiguousarray(voxels.transpose(to_zxy))
+
+
+def _interpolated(voxels: NDArray[np.float32], axis: int, index: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Values at some indices along one axis, linear between voxels."""
+    index = np.clip(index, 0, voxels.shape[axis] - 1)
+    below = np.floor(index).astype(np.intp)
+    above = np.minimum(below + 1, voxels.shape[axis] - 1)
+    part = (index - below).astype(np.float32).reshape([-1 if k == axis else 1 for k in range(3)])
+    values = voxels.take(below, axis)
+    if part.any():
+        rise = voxels.take(above, axis)
+        rise -= values
+        rise *= part
+        values += rise
+    return values
+
+
+def _indices(
+    affine_lps_mm: NDArray[np.float64], origin: NDArray[np.float64], step_xyz: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Where the grid's first centre lies in a raster (3,), and how each index changes along x, y, z (3, 3)."""
+    to_index = np.linalg.inv(affine_lps_mm)
+    return to_index[:3, :3] @ origin + to_index[:3, 3], to_index[:3, :3] * (_RAS * step_xyz)
 
 
 def _inside(
@@ -130,9 +195,7 @@ def _inside(
 ) -> NDArray[np.bool_]:
     """Which centres of the grid, (Z, X, Y), lie within the volume, outer edges of its voxels included."""
     shape = np.array(volume.voxels.shape)
-    to_index = np.linalg.inv(volume.affine_lps_mm)
-    first = to_index[:3, :3] @ origin + to_index[:3, 3]
-    steps = to_index[:3, :3] * (_RAS * step_xyz)  # by how much each index of the volume changes along x, y, z
+    first, steps = _indices(volume.affine_lps_mm, origin, step_xyz)
     along = [np.arange(n).reshape(form) for n, form in zip(size, ((1, -1, 1), (1, 1, -1), (-1, 1, 1)), strict=True)]
     inside = np.ones(size[[2, 0, 1]], dtype=np.bool_)
     for axis in range(3):
@@ -143,17 +206,14 @@ def _inside(
     return inside
 
 
-def _image(
-    voxels: NDArray[np.float32],
-    spacing_mm: NDArray[np.float64],
-    direction: NDArray[np.float64],
-    first_lps_mm: NDArray[np.float64],
-) -> sitk.Image:
-    """Voxels (slice, row, column) with spacing and columns of direction in that order; SimpleITK reverses them."""
-    image = sitk.GetImageFromArray(voxels)
+def _image(source: _Raster) -> sitk.Image:
+    """The voxels as an image of SimpleITK, which reverses the order of axes."""
+    axes = source.affine_lps_mm[:3, :3]
+    spacing_mm = np.linalg.norm(axes, axis=0)
+    image = sitk.GetImageFromArray(source.voxels)
     image.SetSpacing([float(s) for s in spacing_mm[::-1]])
-    image.SetOrigin([float(o) for o in first_lps_mm])
-    image.SetDirection([float(d) for d in direction[:, ::-1].ravel()])
+    image.SetOrigin([float(o) for o in source.affine_lps_mm[:3, 3]])
+    image.SetDirection([float(d) for d in (axes / spacing_mm)[:, ::-1].ravel()])
     return image
 
 

@@ -126,6 +126,23 @@ def test_voxels_that_are_no_numbers_park(value: float) -> None:
         resample(volume, (3.0, 1.5, 1.5))
 
 
+@pytest.mark.parametrize("orientation", ["axial", "coronal", "sagittal", "feet first", "prone"])
+@pytest.mark.parametrize("spacing_mm", [(5.0, 0.7, 1.3), (2.0, 0.4, 0.4), (3.0, 1.5, 1.5)])
+def test_axis_by_axis_is_what_simpleitk_interpolates(
+    phantom: Field, orientation: str, spacing_mm: tuple[float, float, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    volume = imaged(phantom, ORIENTATIONS[orientation], spacing_mm)
+    monkeypatch.setattr(module, "_image", lambda _: pytest.fail("SimpleITK was asked"))
+    found = resample(volume, (3.0, 1.5, 1.5))
+    monkeypatch.undo()
+    monkeypatch.setattr(module, "_UNNOTICED", -1.0)
+
+    expected = resample(volume, (3.0, 1.5, 1.5))
+
+    assert found.voxels.flags.c_contiguous
+    assert np.abs(found.voxels - expected.voxels).max() < 1e-2  # HU
+
+
 def test_a_volume_of_one_value_parks() -> None:
     volume = imaged(lambda p: np.full(p.shape[:-1], -1000.0), ORIENTATIONS["axial"], (5.0, 5.0, 5.0))
 
