@@ -11,6 +11,8 @@ CT_BODY_HU = -400.0
 """Denser than this is body or table."""
 MR_BODY_FRACTION = 0.55
 """Of Otsu's threshold between the square roots of the intensities: brighter than this is body."""
+_BINS = 128
+"""Of the histogram that the threshold is found in."""
 _THINNING = 2
 """The mask is found on every second voxel in-plane: features are coarser by far."""
 _LEAST_PART = 0.1
@@ -60,9 +62,17 @@ def _mr_threshold(values: NDArray[np.float32]) -> float:
     if darkest == brightest:
         return float(values.min())
     roots = np.sqrt(np.clip(values, darkest, brightest) - darkest)
-    otsu = sitk.OtsuThresholdImageFilter()
-    otsu.Execute(sitk.GetImageFromArray(roots.reshape(1, -1)))
-    return float(darkest + (MR_BODY_FRACTION * otsu.GetThreshold()) ** 2)
+    return float(darkest + (MR_BODY_FRACTION * _otsu(roots)) ** 2)
+
+
+def _otsu(values: NDArray[np.float32]) -> float:
+    """Otsu's threshold between two classes, from a histogram: where their means lie farthest apart."""
+    counts, edges = np.histogram(values, bins=_BINS)
+    below = np.cumsum(counts)[:-1].astype(np.float64)
+    middles = (edges[:-1] + edges[1:]) / 2
+    total, sums = float(counts.sum()), np.cumsum(counts * middles)
+    between = (sums[-1] * below - total * sums[:-1]) ** 2 / np.maximum(below * (total - below), 1.0)
+    return float(edges[1 + int(between.argmax())])
 
 
 def _largest_parts(dense: Mask) -> Mask:

@@ -33,9 +33,10 @@ _AIRWAY_MM = 12.0
 _WALL_MM = 9.0
 """Thickness of chest wall that is no part of the cavity."""
 _BONE_HU = 220.0
-_MARROW_MM = 10.0
-"""Half the width of a gap in bone that is taken for bone."""
-_SOLID_HU = (10.0, 240.0)
+_MARROW_MM = 18.0
+"""Half the width of a gap in bone that is taken for bone: marrow, and what a lytic lesion of 24 mm leaves open."""
+_SOLID_HU = (-30.0, 240.0)
+"""A dark lesion in muscle, or in a liver full of fat, is below 0; a border to fat is darker."""
 _SOLID_RADIUS_MM = 12.0
 _INNER_MM = 15.0
 _DIRECTIONS = 32
@@ -60,7 +61,7 @@ def compartments(grid: PatientGrid, body: Mask, kinds: Container[str] | None = N
 
     Lungs are the thoracic cavity on both sides, not the air in it: each side's convex hull and the other side's
     mirror image, so that fluid, consolidation and masses stay inside. The brain is what the skull encloses. Organs
-    are thick parts of soft tissue with their holes filled; bones likewise.
+    are thick parts of other soft tissue with their holes filled; bones likewise.
 
     Parameters
     ----------
@@ -175,13 +176,13 @@ def _organs(coarse: _Coarse) -> Mask:
     low, high = _SOLID_HU
     solid = (coarse.voxels > low) & (coarse.voxels < high) & coarse.body
     thick = _opened(solid, _SOLID_RADIUS_MM, coarse.spacing_mm)
-    return _filled(_large(thick, _LEAST_ORGAN_ML / coarse.voxel_ml), _SOLID_RADIUS_MM, coarse)
+    return _filled(_large(thick, _LEAST_ORGAN_ML / coarse.voxel_ml), _SOLID_RADIUS_MM, coarse) & ~_brain(coarse)
 
 
 def _bones(coarse: _Coarse) -> Mask:
     bone = (coarse.voxels > _BONE_HU) & coarse.body
     filled = _filled(bone, _MARROW_MM, coarse)
-    return filled & ~_opened(filled & ~bone, _SOLID_RADIUS_MM, coarse.spacing_mm)
+    return filled & ~_opened(filled & ~bone, _MARROW_MM, coarse.spacing_mm)
 
 
 def _inner(coarse: _Coarse) -> Mask:

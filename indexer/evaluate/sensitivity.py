@@ -1,7 +1,7 @@
 """Sensitivity to inserted findings: synthetic, a test of what embeddings can tell, no claim about patients."""
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -65,7 +65,28 @@ def sensitivity(kind: str, specimens: Iterable[Specimen]) -> Sensitivity:
     ConfigError
         There are specimens of fewer than three patients.
     """
-    return _Trial(kind, list(specimens)).result()
+    (found,), _ = sensitivities({kind: specimens})
+    return found
+
+
+def sensitivities(specimens: Mapping[str, Iterable[Specimen]]) -> tuple[tuple[Sensitivity, ...], Overall]:
+    """Measure several compartments, kind to specimens, each as `sensitivity` does; and all their findings at once.
+
+    In the last row every finding has the same weight; each keeps to its own compartment's galleries.
+
+    Raises
+    ------
+    ConfigError
+        There are specimens of fewer than three patients in a compartment.
+    """
+    found, asking = [], list[_Row]()
+    for kind, made in specimens.items():
+        trial = _Trial(kind, list(made))
+        rows = trial.rows()
+        found.append(trial.result(rows))
+        asking += [row for row in rows if row.query.in_gallery and row.query.finding]
+    what = f"all findings of {', '.join(specimens)}"
+    return tuple(found), _overall(what, asking, [row.same_finding for row in asking])
 
 
 class _Trial:
@@ -78,9 +99,12 @@ class _Trial:
         if len(self._patients) < 3:
             raise ConfigError([f"{kind}: slabs of {len(self._patients)} patients, expected at least 3"])
 
-    def result(self) -> Sensitivity:
-        """Measure all ways."""
-        rows = [_Row(one, *self._measured(one)) for one in self._asking]
+    def rows(self) -> list[_Row]:
+        """Measure all ways for every query."""
+        return [_Row(one, *self._measured(one)) for one in self._asking]
+
+    def result(self, rows: Sequence[_Row]) -> Sensitivity:
+        """Sum up."""
         main = [row for row in rows if row.query.in_gallery]
         found = [row for row in main if row.query.finding]
         return Sensitivity(

@@ -52,6 +52,15 @@ class Overall:
     first: dict[str, Estimate]
     five: dict[str, Estimate]
 
+    def cells(self) -> tuple[str, ...]:
+        """P@5 of every way and P@1 of the trained one, with their intervals."""
+        return *(interval(self.five[way]) for way in WAYS), interval(self.first[TRAINED])
+
+    def table(self) -> TextTable:
+        """As a table of its own."""
+        columns = ("", *(f"P@5 {way}" for way in WAYS), f"P@1 {TRAINED}")
+        return TextTable("Inserted findings together", columns, ((self.what, *self.cells()),), SYNTHETIC)
+
 
 @dataclass(frozen=True)
 class Sensitivity:
@@ -95,9 +104,6 @@ class Sensitivity:
             )
             for one in self.labels
         ]
-        rows += [
-            (one.what, "", "", *(interval(one.five[way]) for way in WAYS), interval(one.first[TRAINED]))
-            for one in self.overall
-        ]
+        rows += [(one.what, "", "", *one.cells()) for one in self.overall]
         title = f"Inserted findings, {self.kind}: {self.patients} patients, {self.slabs} slabs, other patients only"
         return TextTable(title, columns, tuple(rows), SYNTHETIC)

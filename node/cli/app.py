@@ -367,7 +367,13 @@ def localise(
 @app.command()
 def sensitivity(
     folder: Annotated[Path, typer.Argument(help="Folder that holds one folder a series.")],
-    compartment: Annotated[str, typer.Option(help="LUNGS, ORGANS, BRAIN, BONES (CT) or INNER (MR).")] = "LUNGS",
+    compartment: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="LUNGS, ORGANS, BRAIN, BONES (CT) or INNER (MR); may be given several times. Default: LUNGS.",
+            show_default=False,
+        ),
+    ] = None,
     all_sizes: Annotated[bool, typer.Option(help="Ask with smaller findings, too.")] = False,
     bundle: BundleName = None,
     json: AsJson = False,
@@ -375,8 +381,8 @@ def sensitivity(
     """Measure how well slabs with an inserted (synthetic) finding find the same finding in other patients."""
     from node.cli.quality import compartments_named, findings
 
-    (kind,) = compartments_named([compartment])
-    findings(settings_from(None, bundle=bundle), folder, kind, all_sizes=all_sizes, as_json=json)
+    kinds = compartments_named(compartment or ["LUNGS"])
+    findings(settings_from(None, bundle=bundle), folder, kinds, all_sizes=all_sizes, as_json=json)
 
 
 @app.command()

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
 
@@ -16,7 +17,8 @@ from indexer.encoder import MonaiEncoder
 from indexer.evaluate import BASELINES, CatalogSource, FolderSource, Plan, Source
 from indexer.evaluate import evaluate as measure
 from indexer.evaluate.labels import read_labels
-from indexer.evaluate.sensitivity import sensitivity, specimens_below
+from indexer.evaluate.sensitivity import sensitivities, specimens_below
+from indexer.evaluate.sensitivity_figures import Sensitivity
 from indexer.fit import fit as fit_projection
 from indexer.fit import volumes_below
 from indexer.region_fit import fit_region
@@ -106,15 +108,25 @@ def compartments_named(names: Sequence[str]) -> list[Kind]:
     return [kind for kind in known if kind in {name.upper() for name in names}]
 
 
-def findings(settings: Settings, folder: Path, kind: Kind, *, all_sizes: bool, as_json: bool) -> None:
-    """Measure sensitivity to inserted findings of one compartment."""
+def findings(settings: Settings, folder: Path, kinds: list[Kind], *, all_sizes: bool, as_json: bool) -> None:
+    """Measure sensitivity to inserted findings of some compartments, and of all of them together."""
     logs.configure_for_command(settings.log)
+    roles: tuple[Role, ...] = ("training", "testing")
     with progress_bar() as bar:
-        seen = _specimens(settings, folder, kind, ("training", "testing"), bar, all_sizes=all_sizes)
-        found = sensitivity(kind, seen)
+        found, together = sensitivities(
+            {kind: _specimens(settings, folder, kind, roles, bar, all_sizes=all_sizes) for kind in kinds}
+        )
     if as_json:
-        print_json(found.to_json())
+        several = {"compartments": [one.to_json() for one in found], "together": asdict(together)}
+        print_json(found[0].to_json() if len(found) == 1 else several)
         return
+    for one in found:
+        _print_sensitivity(one)
+    if len(found) > 1:
+        console.print(together.table(), soft_wrap=False)
+
+
+def _print_sensitivity(found: Sensitivity) -> None:
     console.print(found.table(), soft_wrap=False)
     for finding, size_mm in found.smallest_mm.items():
         found_from = "at no size" if size_mm is None else f"from {size_mm:g} mm"

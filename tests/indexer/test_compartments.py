@@ -105,6 +105,40 @@ def test_a_lesion_stays_in_its_organ() -> None:
     assert BRAIN not in masks
 
 
+def test_a_dark_lesion_that_opens_to_the_fat_around_stays_in_its_organ() -> None:
+    voxels = np.full(SHAPE, -1000, np.float32)
+    voxels[disc(80, 60, 72, 52)] = -100
+    liver, lesion = disc(105, 60, 35, 40), disc(133, 60, 12, 12)
+    voxels[liver] = 50
+    voxels[lesion & liver] = -12
+
+    assert covered(lesion & liver, found(voxels)[ORGANS]) > 0.7
+
+
+def test_a_lesion_at_the_surface_of_a_bone_stays_in_it() -> None:
+    voxels = np.full(SHAPE, -1000, np.float32)
+    voxels[disc(80, 60, 72, 52)] = 40
+    bone, lesion = disc(80, 40, 26, 20), disc(80, 53, 8, 8)
+    voxels[bone] = 500
+    voxels[lesion & bone] = 45
+
+    masks = found(voxels)
+
+    assert covered(lesion & bone, masks[BONES]) > 0.7
+    assert covered(masks[BONES], bone) > 0.7
+
+
+def test_the_brain_is_no_organ_of_the_trunk() -> None:
+    voxels = np.full(SHAPE, -1000, np.float32)
+    voxels[disc(80, 60, 58, 55)] = 40
+    voxels[disc(80, 60, 52, 49)] = 900
+    voxels[disc(80, 60, 46, 43)] = 35
+
+    masks = found(voxels)
+
+    assert not (masks[BRAIN] & masks.get(ORGANS, np.zeros(SHAPE, np.bool_))).any()
+
+
 def test_mr_knows_depth_alone() -> None:
     voxels = np.where(disc(80, 60, 72, 52), np.float32(300), np.float32(0))
     voxels += np.random.default_rng(0).normal(0, 5, SHAPE).astype(np.float32)

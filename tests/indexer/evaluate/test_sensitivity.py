@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 
 from config.errors import ConfigError
-from indexer.evaluate.sensitivity import sensitivity
+from indexer.evaluate.sensitivity import sensitivities, sensitivity
 from indexer.evaluate.sensitivity_figures import CHANCE, PLAIN, SYNTHETIC, TRAINED, WHOLE
-from indexer.insertion.findings import CLEAN, EFFUSION, NODULE, Finding
+from indexer.insertion.findings import CLEAN, EFFUSION, LYTIC, NODULE, Finding
 from indexer.region_fit import Example
 from indexer.specimens import Role, Specimen
 
 FEATURES, CELLS = 24, 40
-_LOOKS = {one: 7 * np.eye(FEATURES)[n] for n, one in enumerate((EFFUSION, NODULE))}
+_LOOKS = {one: 7 * np.eye(FEATURES)[n] for n, one in enumerate((EFFUSION, NODULE, LYTIC))}
 
 
 def specimen(patient: int, role: Role, finding: Finding | None, size_mm: float, telling: bool = True) -> Specimen:
@@ -110,6 +110,19 @@ def test_it_says_that_findings_are_synthetic() -> None:
 
     assert found.to_json()["note"] == SYNTHETIC == found.table().caption
     assert found.table().rows[-3][0] == "all findings"
+
+
+def test_findings_of_all_compartments_weigh_the_same_together() -> None:
+    """Chance is a third of the gallery for each of two findings of the lungs, half for the only one of bones."""
+    roles: tuple[Role, ...] = ("training", "testing")
+    bones = [specimen(patient, "clean", None, 0) for patient in range(5)]
+    bones += [specimen(patient, role, LYTIC, 24) for patient in range(5) for role in roles]
+    found, together = sensitivities({"LUNGS": specimens(), "BONES": bones})
+
+    assert [one.kind for one in found] == ["LUNGS", "BONES"]
+    assert together.first[CHANCE].value == pytest.approx((1 / 3 + 1 / 3 + 1 / 2) / 3)
+    assert "LUNGS, BONES" in together.what
+    assert together.table().rows[0][0] == together.what
 
 
 def test_two_patients_are_too_few() -> None:
