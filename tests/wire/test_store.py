@@ -278,7 +278,7 @@ def test_a_catalog_that_fails_is_out_of_resources_and_leaves_no_file(
 ) -> None:
     from indexer.errors import Transient
 
-    def locked(*_: object) -> None:
+    def locked(*_: object, **__: object) -> None:
         raise Transient("the catalog cannot be written: database is locked")
 
     dataset = instance()
