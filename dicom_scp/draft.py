@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from dicom_scp.part10 import DIGEST_BYTES
+from dicom_scp.skimming import Glance
 from indexer.errors import Transient
 
 Buffer = bytes | bytearray | memoryview
@@ -61,10 +62,13 @@ class Draft:
     ----------
     head : bytes
         The beginning of the data set, or nothing.
+    glance : Glance, optional
+        What it told somebody.
     proves_itself : bool
         Whether it survives a power cut once it is flushed, with no other name than it has.
     """
 
+    glance: Glance | None = None
     proves_itself = False
 
     def __init__(self, place: Path | Blank, header: bytes, transfer_syntax_uid: str) -> None:
@@ -158,7 +162,7 @@ class Draft:
         self.flush()
         self.keep()
 
-    def link(self, target: Path) -> None:
+    def link(self, target: str) -> None:
         """Give it its final name besides the one it has."""
         if self._path is not None:
             os.link(self._path, target)

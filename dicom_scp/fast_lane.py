@@ -255,6 +255,7 @@ class FastLane:
         incoming = self._incoming
         if incoming is None or not data:
             return
+        is_first = not incoming.draft.dataset_bytes
         room = self._max_dataset_bytes + 1 - incoming.draft.dataset_bytes
         if sum(len(fragment.data) for fragment in data) <= room:
             incoming.draft.append([fragment.data for fragment in data])
@@ -262,6 +263,8 @@ class FastLane:
             incoming.draft.append([b"".join(fragment.data for fragment in data)[:room]])
         if data[-1].control == pdata.LAST_DATA:
             self._finish(incoming)
+        elif is_first:
+            self._scp.intake.look(incoming.draft)
 
     def _finish(self, incoming: _Incoming) -> None:
         """Store it, and answer."""

@@ -71,7 +71,7 @@ class Incoming:
         self._homes: list[_Home] = []
         self._numbers = count()
         self._blanks: deque[str] = deque()
-        self._unsettled: list[tuple[str, Path]] = []
+        self._unsettled: list[tuple[str, str]] = []
         self._settle_at = 0.0
         self._is_closed = False
         self._thread: threading.Thread | None = None
@@ -88,14 +88,14 @@ class Incoming:
         except OSError:
             return None
 
-    def entered(self, draft: Draft, target: Path) -> None:
+    def entered(self, draft: Draft, target: str) -> None:
         """Keep the first name of a file that has its final one, and its row, until these are durable."""
         name = draft.keep()
         with self._turn:
             if not self._unsettled:
                 self._settle_at = time.monotonic() + _SETTLE_S
                 self._turn.notify()
-            self._unsettled.append((name, target.parent))
+            self._unsettled.append((name, target.rpartition("/")[0]))
 
     def settle(self) -> None:
         """Make final names and rows durable, and give the first names up; where that fails they stay."""
@@ -105,7 +105,7 @@ class Incoming:
         try:
             for folder in {folder for _, folder in unsettled}:
                 with suppress(FileNotFoundError):  # somebody has cleared the spool
-                    sync(folder)
+                    sync(Path(folder))
             self._catalog.receipts.flush()
         except (OSError, Transient) as error:
             logger.error("instances taken in are not settled yet: %s", error)

@@ -121,6 +121,10 @@ class Intake:
         """Begin the file of an instance whose data set is still coming in."""
         return self._receiver.draft(request.affected, request.transfer_syntax_uid, request.caller.ae_title)
 
+    def look(self, draft: Draft) -> None:
+        """Look at what has come of a draft's data set, while its sender sends the rest."""
+        self._receiver.look(draft)
+
     def store_draft(self, request: StoreRequest, draft: Draft) -> Dataset:
         """`store` what was written to a draft; it has ended then."""
 

@@ -101,7 +101,7 @@ class FirstNames(Protocol):
     def blank(self) -> Blank | None:
         """A file for the next instance; None where there is none to be had."""
 
-    def entered(self, draft: Draft, target: Path) -> None:
+    def entered(self, draft: Draft, target: str) -> None:
         """A draft has its final name, and its row, neither durable yet."""
 
 
@@ -172,6 +172,10 @@ class Receiver:
         header = file_header(*uids, transfer_syntax_uid, source_ae_title, with_digest=blank is not None)
         return self._spool.draft(header, transfer_syntax_uid, blank)
 
+    def look(self, draft: Draft) -> None:
+        """Look at what has come of a data set, while its sender sends the rest."""
+        draft.glance = self._skimmer.glance(draft.head, draft.transfer_syntax_uid)
+
     def take(self, draft: Draft, affected: Affected) -> Reception:
         """Take in what was written to a draft; otherwise as `receive`, errors included.
 
@@ -181,7 +185,7 @@ class Receiver:
             Whole. The caller discards it, whatever happens.
         """
         syntax = draft.transfer_syntax_uid
-        header = self._skimmer.header(draft.head, syntax, draft.dataset_bytes) if draft.head else None
+        header = self._skimmer.header(draft.head, syntax, draft.dataset_bytes, draft.glance) if draft.head else None
         if header is not None:
             return self._store(draft, _as_promised(_skimmed(header), affected))
         with draft.dataset() as dataset:
@@ -253,7 +257,7 @@ class Receiver:
             raise
         is_there = receipt is Receipt.STORED or self._spool.holds(file.path)
         if self._incoming is not None and linked is not None and is_there:
-            self._incoming.entered(draft, self._spool.path(file.path))
+            self._incoming.entered(draft, f"{self._spool.folder}/{file.path}")
         return receipt
 
     def _enter_again(self, draft: Draft, file: StoredFile, header: InstanceHeader) -> Receipt:

@@ -134,17 +134,18 @@ class Spool:
         Transient
             The disk is full, or has less left than the reserve, or fails.
         """
-        relative, target = self._place_of(draft)
+        digest = draft.digest
+        relative = place_of(digest)
         try:
             self._demand(draft)
             draft.flush()
         except OSError as error:
             raise unstorable(error) from error
         try:
-            draft.link(target)
+            draft.link(f"{self.folder}/{relative}")
         except OSError:
             return None
-        return StoredFile(path=relative, size_bytes=draft.size_bytes, sha256=draft.digest)
+        return StoredFile(path=relative, size_bytes=draft.size_bytes, sha256=digest)
 
     def link_again(self, first: Path, digest: str) -> StoredFile:
         """Give a file that came in and is whole its final name, unless it is there.
