@@ -73,6 +73,7 @@ class Incoming:
         self._blanks: deque[str] = deque()
         self._unsettled: list[tuple[str, str]] = []
         self._settle_at = 0.0
+        self._most_unsettled = _MOST_UNSETTLED
         self._is_closed = False
         self._thread: threading.Thread | None = None
 
@@ -111,7 +112,9 @@ class Incoming:
             logger.error("instances taken in are not settled yet: %s", error)
             with self._turn:
                 self._unsettled[:0] = unsettled
+                self._most_unsettled = len(self._unsettled) + _MOST_UNSETTLED  # not again at once
             return
+        self._most_unsettled = _MOST_UNSETTLED
         for name, _ in unsettled:
             with suppress(OSError):
                 os.unlink(name)  # noqa: PTH108
@@ -181,7 +184,7 @@ class Incoming:
 
     def _is_due(self) -> bool:
         return bool(self._unsettled) and (
-            time.monotonic() >= self._settle_at or len(self._unsettled) >= _MOST_UNSETTLED
+            time.monotonic() >= self._settle_at or len(self._unsettled) >= self._most_unsettled
         )
 
     def _patience_s(self) -> float | None:
