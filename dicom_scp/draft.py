@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from dicom_scp.part10 import DIGEST_BYTES
+from dicom_scp.skimming import Glance
 from indexer.errors import Transient
 
 Buffer = bytes | bytearray | memoryview
@@ -29,23 +31,17 @@ def content_hash(transfer_syntax_uid: str) -> "hashlib._Hash":
 
 
 class Blank:
-    """An empty file, made before it is known what for: that takes as long as writing much of it.
+    """An empty file whose name is durable (`incoming.Incoming`), opened for a draft.
 
     Raises
     ------
     OSError
-        It cannot be made.
+        It cannot be opened.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: str) -> None:
         self.path = path
-        self.descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-
-    def discard(self) -> None:
-        """Remove it, where no draft has taken it over."""
-        with suppress(OSError):
-            os.close(self.descriptor)
-            self.path.unlink()
+        self.descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
 
 
 class Draft:
@@ -58,7 +54,7 @@ class Draft:
     place : Path or Blank
         Where to write it: a path at which nothing is, or a blank, which becomes the draft's.
     header : bytes
-        Everything before the data set (`part10.file_header`).
+        Everything before the data set (`part10.file_header`); with room for a digest if the place is a blank.
     transfer_syntax_uid : str
         How the data set is encoded.
 
@@ -66,10 +62,17 @@ class Draft:
     ----------
     head : bytes
         The beginning of the data set, or nothing.
+    glance : Glance, optional
+        What it told somebody.
+    proves_itself : bool
+        Whether it survives a power cut once it is flushed, with no other name than it has.
     """
 
+    glance: Glance | None = None
+    proves_itself = False
+
     def __init__(self, place: Path | Blank, header: bytes, transfer_syntax_uid: str) -> None:
-        self._path: Path | None = place if isinstance(place, Path) else place.path
+        self._path: str | Path | None = place if isinstance(place, Path) else place.path
         self._header = header
         self._hash = content_hash(transfer_syntax_uid)
         self._failure: OSError | None = None
@@ -78,8 +81,11 @@ class Draft:
         self.dataset_bytes = 0
         self.head = b""
         try:
-            blank = Blank(place) if isinstance(place, Path) else place
-            self._descriptor = blank.descriptor
+            if isinstance(place, Path):
+                self._descriptor = os.open(place, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+            else:
+                self._descriptor = place.descriptor
+                self.proves_itself = True
             self._write([header])
         except OSError as error:
             self._failure = error
@@ -150,23 +156,27 @@ class Draft:
 
     def move(self, target: Path) -> None:
         """Give it its final name and make its content durable; until then it can be discarded."""
-        self.rename(target)
+        if self._path is not None:
+            os.rename(self._path, target)  # noqa: PTH104 - a name or a path
+            self._path = target  # one commit of the journal below is enough for both
         self.flush()
         self.keep()
 
-    def rename(self, target: Path) -> None:
-        """Give it its final name, before it is durable: one commit of the journal below is enough for both."""
+    def link(self, target: str) -> None:
+        """Give it its final name besides the one it has."""
         if self._path is not None:
-            self._path.rename(target)
-            self._path = target
+            os.link(self._path, target)
 
     def flush(self) -> None:
         """Make its content durable."""
+        if self.proves_itself:
+            os.pwrite(self._descriptor, self._hash.digest(), len(self._header) - DIGEST_BYTES)
         os.fsync(self._descriptor)
 
-    def keep(self) -> None:
-        """Discard it no more: it has its name, and is durable."""
-        self._path = None
+    def keep(self) -> str:
+        """Discard it no more: it has its name, and is durable; returns where it was written."""
+        path, self._path = self._path, None
+        return str(path)
 
     def discard(self) -> None:
         """Give it up, unless it has been moved; and let go of its descriptor."""
@@ -176,7 +186,7 @@ class Draft:
             if descriptor >= 0:
                 os.close(descriptor)
                 if path is not None:
-                    path.unlink()
+                    os.unlink(path)  # noqa: PTH108 - a name or a path
 
 
 def unstorable(error: OSError) -> Transient:

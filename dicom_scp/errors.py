@@ -6,15 +6,10 @@ The tree::
     ├── Forgotten               0124 in C-STORE: it was forgotten here for good (indexer.errors)
     └── Mismatched              A900: the data set or identifier does not match the SOP class
     Transient                   A700 in C-STORE: out of resources (indexer.errors)
-    └── Unproven                A700, and the next start has to look at the instance
 """
 
-from indexer.errors import Refused, Transient
+from indexer.errors import Refused
 
 
 class Mismatched(Refused):
     """A data set or identifier is not what its SOP class or command says (PS3.4 B.2.3, C.4.1.1.4)."""
-
-
-class Unproven(Transient):
-    """A row of the catalog names a file that did not become durable, and cannot be taken out now."""

@@ -22,7 +22,7 @@ from pynetdicom.service_class import StorageServiceClass
 from pynetdicom.sop_class import uid_to_service_class
 
 from dicom_scp import pdata
-from dicom_scp.draft import Blank, Draft
+from dicom_scp.draft import Draft
 from dicom_scp.intake import Intake, StoreRequest
 from dicom_scp.pdata import Fragment, StoreCommand
 from dicom_scp.read_ahead import ReadAhead
@@ -87,7 +87,6 @@ class FastLane:
         self._read_bytes = max(_READ_BYTES, longest_pdu_bytes + pdata.HEADER_BYTES)
         self._max_dataset_bytes = scp.intake.max_dataset_bytes
         self._incoming: _Incoming | None = None
-        self._blank: Blank | None = None
         self._pdu_since = 0.0
         self._is_alone = False
         self._response = b""
@@ -144,9 +143,6 @@ class FastLane:
         if self._incoming is not None:
             self._incoming.draft.discard()
             self._incoming = None
-        blank, self._blank = self._blank, None
-        if blank is not None:
-            blank.discard()
 
     def _pdu_length(self) -> int | None:
         """Length of the PDU at hand, all in all; None if it is not whole yet, 0 if it is not for the lane."""
@@ -229,8 +225,7 @@ class FastLane:
             return False
         affected = Affected(command.sop_class_uid, command.sop_instance_uid)
         request = self._scp.store_request(self._association, affected, str(context.transfer_syntax[0]))
-        blank, self._blank = self._blank, None
-        draft = self._scp.intake.draft(request, blank)
+        draft = self._scp.intake.draft(request)
         self._incoming = _Incoming(fragment.context_id, encoded, command, request, draft)
         return True
 
@@ -260,6 +255,7 @@ class FastLane:
         incoming = self._incoming
         if incoming is None or not data:
             return
+        is_first = not incoming.draft.dataset_bytes
         room = self._max_dataset_bytes + 1 - incoming.draft.dataset_bytes
         if sum(len(fragment.data) for fragment in data) <= room:
             incoming.draft.append([fragment.data for fragment in data])
@@ -267,6 +263,8 @@ class FastLane:
             incoming.draft.append([b"".join(fragment.data for fragment in data)[:room]])
         if data[-1].control == pdata.LAST_DATA:
             self._finish(incoming)
+        elif is_first:
+            self._scp.intake.look(incoming.draft)
 
     def _finish(self, incoming: _Incoming) -> None:
         """Store it, and answer."""
@@ -280,8 +278,6 @@ class FastLane:
         if due and not self._association.dimse.send_encoded(self._response):
             return False
         self._response = b""
-        if due and self._blank is None:  # while the peer prepares what it sends next
-            self._blank = self._scp.intake.blank()
         return True
 
     def _leave_to_library(self) -> None:

@@ -9,7 +9,7 @@ from pydicom.uid import KeyObjectSelectionDocumentStorage
 
 from config.model import DicomSettings
 from dicom_scp import statuses
-from dicom_scp.draft import Blank, Draft
+from dicom_scp.draft import Draft
 from dicom_scp.errors import Mismatched
 from dicom_scp.fetch import Fetcher
 from dicom_scp.metering import Meter, NoMeter
@@ -117,13 +117,13 @@ class Intake:
 
         return self._metered(self._answer(request, receive, lambda: dataset), len(dataset))
 
-    def blank(self) -> Blank | None:
-        """Make the file of an instance to come; see `Spool.blank`."""
-        return self._receiver.blank()
+    def draft(self, request: StoreRequest) -> Draft:
+        """Begin the file of an instance whose data set is still coming in."""
+        return self._receiver.draft(request.affected, request.transfer_syntax_uid, request.caller.ae_title)
 
-    def draft(self, request: StoreRequest, blank: Blank | None = None) -> Draft:
-        """Begin the file of an instance whose data set is still coming in; in a blank, if there is one."""
-        return self._receiver.draft(request.affected, request.transfer_syntax_uid, request.caller.ae_title, blank)
+    def look(self, draft: Draft) -> None:
+        """Look at what has come of a draft's data set, while its sender sends the rest."""
+        self._receiver.look(draft)
 
     def store_draft(self, request: StoreRequest, draft: Draft) -> Dataset:
         """`store` what was written to a draft; it has ended then."""

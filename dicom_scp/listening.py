@@ -6,9 +6,10 @@ import socket
 import struct
 import time
 from contextlib import suppress
+from functools import lru_cache
 from typing import Any, Self
 
-from pynetdicom import evt
+from pynetdicom import evt, pdu_items, pdu_primitives, presentation
 from pynetdicom._handlers import (
     standard_dimse_recv_handler,
     standard_dimse_sent_handler,
@@ -17,6 +18,7 @@ from pynetdicom._handlers import (
 )
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.transport import AssociationServer, RequestHandler
+from pynetdicom.utils import set_uid
 
 from dicom_scp.fast_lane import FastLane, StorageScp
 from dicom_scp.handover import Handover
@@ -37,6 +39,19 @@ _COLLECT_EVERY, _COLLECT_EVERY_S = 64, 3.0
 """The library's associations are cycles, with open files: so many, or after so long, are worth a collection."""
 _LOCAL_LIMIT_EXCEEDED = struct.pack(">BxLxBBB", 0x03, 4, 2, 3, 2)
 """A-ASSOCIATE-RJ: transient, by the service provider (presentation), local limit exceeded (PS3.8 9.3.4)."""
+
+
+_MAX_REMEMBERED_UIDS = 4096
+
+
+def _remember_uids() -> None:
+    """Have the library judge a UID once: nearly all the hundreds of an association are those of the one before."""
+    remembered = lru_cache(maxsize=_MAX_REMEMBERED_UIDS)(set_uid)
+    for module in (pdu_items, pdu_primitives, presentation):
+        module.set_uid = remembered
+
+
+_remember_uids()
 
 
 class _SharedContexts(list[PresentationContext]):

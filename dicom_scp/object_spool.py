@@ -6,7 +6,6 @@ from pathlib import Path
 from uuid import uuid4
 
 from dicom_scp.draft import Draft, unstorable
-from dicom_scp.flushing import Flush
 from dicom_scp.spool import ASIDE, Spool, sound
 from indexer.catalog.receipts import StoredFile
 from indexer.errors import Damaged
@@ -37,6 +36,11 @@ class ObjectSpool(Spool):
         self._cached = cached_folder(folder, store, vault)
         self.files = self._cached
 
+    @property
+    def takes_incoming(self) -> bool:
+        """An object is no file that could have two names."""
+        return False
+
     def keep(self, draft: Draft) -> StoredFile:
         """Put a file in the store; when this returns, the store has said that it has it.
 
@@ -58,10 +62,6 @@ class ObjectSpool(Spool):
             with suppress(OSError):
                 staged.unlink(missing_ok=True)
         return StoredFile(path=relative, size_bytes=draft.size_bytes, sha256=digest)
-
-    def place(self, draft: Draft) -> tuple[StoredFile, Flush]:
-        """As `keep`: the flush has nothing to do."""
-        return self.keep(draft), Flush(draft)
 
     def restore(self, relative: str, lost: str) -> None:
         """Let what was just kept take the place of an object with the same content that was lost."""

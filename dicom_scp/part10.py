@@ -13,20 +13,32 @@ IMPLEMENTATION_VERSION_NAME = "PACSIMILE_0_1"
 
 _PREFIX = b"\0" * 128 + b"DICM"
 _TRANSFER_SYNTAX_UID = 0x00020010
+DIGEST_BYTES = 32
+_DIGEST_ELEMENT = struct.pack("<HH2sHL", 0x0002, 0x0102, b"OB", 0, DIGEST_BYTES)
 _LONG_VRS = frozenset({b"OB", b"OW", b"OF", b"OD", b"OL", b"OV", b"SQ", b"UC", b"UN", b"UR", b"UT", b"SV", b"UV"})
 _MAX_META_BYTES = 1 << 20
 _LEGAL_AE_TITLE = re.compile(r"[ -\[\]-~]{1,16}")
 
 
-def file_header(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str, source_ae_title: str) -> bytes:
+def file_header(
+    sop_class_uid: str,
+    sop_instance_uid: str,
+    transfer_syntax_uid: str,
+    source_ae_title: str,
+    *,
+    with_digest: bool = False,
+) -> bytes:
     """Preamble, prefix and File Meta Information for a received data set.
 
     Parameters
     ----------
     source_ae_title : str
         Who sent it; left out if it is no AE title.
+    with_digest : bool
+        End with `DIGEST_BYTES` of zero, as Private Information (0002,0102), for a digest of what follows.
     """
     source = source_ae_title.strip()
+    no_digest = _short(0x0100, b"UI", IMPLEMENTATION_CLASS_UID) + _DIGEST_ELEMENT + bytes(DIGEST_BYTES)
     elements = b"".join(
         (
             struct.pack("<HH2sHL", 0x0002, 0x0001, b"OB", 0, 2) + b"\0\1",
@@ -36,6 +48,7 @@ def file_header(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: 
             _short(0x0012, b"UI", IMPLEMENTATION_CLASS_UID),
             _short(0x0013, b"SH", IMPLEMENTATION_VERSION_NAME),
             _short(0x0016, b"AE", source) if _LEGAL_AE_TITLE.fullmatch(source) else b"",
+            no_digest if with_digest else b"",
         )
     )
     return _PREFIX + struct.pack("<HH2sHL", 0x0002, 0x0000, b"UL", 4, len(elements)) + elements
@@ -46,6 +59,20 @@ def _short(number: int, vr: bytes, text: str) -> bytes:
     value = text.encode("ascii")
     value += (b"\0" if vr == b"UI" else b" ") * (len(value) % 2)
     return struct.pack("<HH2sH", 0x0002, number, vr, len(value)) + value
+
+
+def held_digest(content: bytes) -> bytes:
+    """The digest that `file_header` left room for; empty if a file has none.
+
+    Raises
+    ------
+    Refused
+        It is no DICOM file.
+    """
+    dataset = split_file(content)[1]
+    header = content[: len(content) - len(dataset)]
+    element, digest = header[:-DIGEST_BYTES], header[-DIGEST_BYTES:]
+    return digest if element.endswith(_DIGEST_ELEMENT) else b""
 
 
 def split_file(content: bytes) -> tuple[str, bytes]:

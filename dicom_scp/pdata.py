@@ -3,12 +3,12 @@
 Only what every peer sends is understood here: everything else is for the network library to judge.
 """
 
+import re
 import struct
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from pydicom import Dataset
-from pydicom.uid import UID
 
 P_DATA_TF = 0x04
 HEADER_BYTES = 6
@@ -24,6 +24,8 @@ _MOVE_ORIGINATOR, _MOVE_MESSAGE_ID = 0x1030, 0x1031
 _REQUIRED = frozenset({_SOP_CLASS_UID, _COMMAND_FIELD, _MESSAGE_ID, _PRIORITY, _DATA_SET_TYPE, _SOP_INSTANCE_UID})
 _ALLOWED = _REQUIRED | {_GROUP_LENGTH, _MOVE_ORIGINATOR, _MOVE_MESSAGE_ID}
 _PRIORITIES = (0, 1, 2)
+_VALID_UID = re.compile(rb"((?:0|[1-9][0-9]*)(?:\.(?:0|[1-9][0-9]*))*)\0?")
+_LONGEST_UID = 64
 
 pdu_header = struct.Struct(">BxL").unpack_from
 _item_header = struct.Struct(">LBB").unpack_from
@@ -92,11 +94,8 @@ def _number(value: bytes) -> int:
 
 def _uid(value: bytes) -> str:
     """A valid UID (PS3.5 9.1), or nothing."""
-    try:
-        uid = UID(value.removesuffix(b"\0").decode("ascii"))
-    except UnicodeDecodeError:
-        return ""
-    return str(uid) if uid.is_valid else ""
+    matched = _VALID_UID.fullmatch(value)
+    return matched[1].decode("ascii") if matched and len(matched[1]) <= _LONGEST_UID else ""
 
 
 def store_response(context_id: int, command: StoreCommand, status: Dataset) -> bytes:

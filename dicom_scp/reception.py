@@ -1,20 +1,21 @@
 """Taking instances in, from the network or from a file: on the disk, in the catalog, and only then acknowledged."""
 
+import logging
 import re
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 from pydicom import Dataset
 from pydicom.tag import BaseTag, Tag
 
-from dicom_scp.draft import Blank, Draft
+from dicom_scp.draft import Blank, Draft, content_digest
 from dicom_scp.equivalence import same_content
 from dicom_scp.errors import Mismatched
 from dicom_scp.parsing import parse, quiet
-from dicom_scp.part10 import file_header, split_file
-from dicom_scp.proof import Mark, withdraw
+from dicom_scp.part10 import file_header, held_digest, split_file
 from dicom_scp.skimming import Skimmer
 from dicom_scp.spool import Spool
 from indexer.attributes import CATALOGUED_TAGS, InstanceHeader, header_of
@@ -23,6 +24,8 @@ from indexer.catalog.receipts import KnownInstance, OnConflict, Receipt, StoredF
 from indexer.errors import Damaged, Refused, Transient
 from indexer.sealing import StoredPath
 from indexer.uids import SeriesInstanceUID, SOPInstanceUID, StudyInstanceUID
+
+logger = logging.getLogger(__name__)
 
 _UID = re.compile(r"[0-9.]{1,64}")
 """Leading zeros and other sins against PS3.5 9.1 are common in archives; other characters are not."""
@@ -92,6 +95,16 @@ class _Candidate:
     fault: str = ""
 
 
+class FirstNames(Protocol):
+    """Who makes files under names that are durable, and knows when these are needed no more."""
+
+    def blank(self) -> Blank | None:
+        """A file for the next instance; None where there is none to be had."""
+
+    def entered(self, draft: Draft, target: str) -> None:
+        """A draft has its final name, and its row, neither durable yet."""
+
+
 class Receiver:
     """Stores instances in a spool and enters them in a catalog.
 
@@ -99,13 +112,15 @@ class Receiver:
     ----------
     on_conflict : {"keep-first", "replace"}
         What to do with other content under a SOP Instance UID already stored.
-    mark : Mark, optional
-        With one, a row may be committed while its file is being flushed.
+    incoming : FirstNames, optional
+        Makes the files; an instance is durable then once its file is, and waits for no other flush.
     """
 
-    def __init__(self, catalog: Catalog, spool: Spool, on_conflict: OnConflict, mark: Mark | None = None) -> None:
+    def __init__(
+        self, catalog: Catalog, spool: Spool, on_conflict: OnConflict, incoming: FirstNames | None = None
+    ) -> None:
         self._catalog = catalog
-        self._mark = mark if catalog.receipts.enters_early else None
+        self._incoming = incoming
         self._spool = spool
         self._on_conflict = on_conflict
         self._skimmer = Skimmer()
@@ -144,25 +159,22 @@ class Receiver:
         finally:
             draft.discard()
 
-    def blank(self) -> Blank | None:
-        """Make the file of an instance to come; see `Spool.blank`."""
-        return self._spool.blank()
-
-    def draft(
-        self, affected: Affected, transfer_syntax_uid: str, source_ae_title: str, blank: Blank | None = None
-    ) -> Draft:
+    def draft(self, affected: Affected, transfer_syntax_uid: str, source_ae_title: str) -> Draft:
         """Begin the file of an instance that is still coming in.
 
         Parameters
         ----------
         affected : Affected
             What the request promises.
-        blank : Blank, optional
-            The file, if it was made beforehand.
         """
+        blank = self._incoming.blank() if self._incoming is not None else None
         uids = (affected.sop_class_uid, affected.sop_instance_uid)
-        header = file_header(*uids, transfer_syntax_uid, source_ae_title)
+        header = file_header(*uids, transfer_syntax_uid, source_ae_title, with_digest=blank is not None)
         return self._spool.draft(header, transfer_syntax_uid, blank)
+
+    def look(self, draft: Draft) -> None:
+        """Look at what has come of a data set, while its sender sends the rest."""
+        draft.glance = self._skimmer.glance(draft.head, draft.transfer_syntax_uid)
 
     def take(self, draft: Draft, affected: Affected) -> Reception:
         """Take in what was written to a draft; otherwise as `receive`, errors included.
@@ -173,7 +185,7 @@ class Receiver:
             Whole. The caller discards it, whatever happens.
         """
         syntax = draft.transfer_syntax_uid
-        header = self._skimmer.header(draft.head, syntax, draft.dataset_bytes) if draft.head else None
+        header = self._skimmer.header(draft.head, syntax, draft.dataset_bytes, draft.glance) if draft.head else None
         if header is not None:
             return self._store(draft, _as_promised(_skimmed(header), affected))
         with draft.dataset() as dataset:
@@ -224,45 +236,29 @@ class Receiver:
         return Reception(Verdict.QUARANTINED, uid, reason=reason)
 
     def _enter(self, draft: Draft, header: InstanceHeader) -> Reception:
-        if self._mark is None:
-            receipt = self._enter_durably(draft, header)
-        else:
-            receipt = self._enter_early(draft, header, self._mark)
+        receipt = self._receipt(draft, header)
         if receipt is Receipt.QUARANTINED:
             reason = "the Series Instance UID belongs to another study"
             return Reception(Verdict.QUARANTINED, header.sop_instance_uid, reason=reason)
         uids = header.sop_instance_uid, header.series_instance_uid, header.study_instance_uid
         return Reception(Verdict(receipt.value), *uids)
 
-    def _enter_durably(self, draft: Draft, header: InstanceHeader) -> Receipt:
-        file = self._spool.keep(draft)
+    def _receipt(self, draft: Draft, header: InstanceHeader) -> Receipt:
+        linked = self._spool.link(draft) if draft.proves_itself else None
+        file = linked or self._spool.keep(draft)
         try:
-            receipt = self._catalog.receipts.enter(header, file, None)
-            if receipt is Receipt.QUARANTINED:
+            receipt = self._catalog.receipts.enter(header, file, None, is_recoverable=linked is not None)
+            if receipt is Receipt.HELD:
+                receipt = self._enter_again(draft, file, header)
+            elif receipt is Receipt.QUARANTINED:
                 self._discard(file.path)
-            return self._enter_again(draft, file, header) if receipt is Receipt.HELD else receipt
         except (Refused, Transient):
             self._discard(file.path)
             raise
-
-    def _enter_early(self, draft: Draft, header: InstanceHeader, mark: Mark) -> Receipt:
-        """Enter an instance while its file is flushed; both are durable in the end, or neither is there."""
-        with mark.unproven():
-            file, flush = self._spool.place(draft)
-            receipt = None
-            try:
-                receipt = self._catalog.receipts.enter(header, file, None, flush.wait)
-                flush.wait()
-                return self._enter_again(draft, file, header) if receipt is Receipt.HELD else receipt
-            except (Refused, Transient):
-                flush.finish()
-                if receipt is Receipt.STORED:
-                    withdraw(self._catalog, self._spool, header.sop_instance_uid, file.path)
-                else:
-                    self._discard(file.path)
-                raise
-            finally:
-                flush.finish()
+        is_there = receipt is Receipt.STORED or self._spool.holds(file.path)
+        if self._incoming is not None and linked is not None and is_there:
+            self._incoming.entered(draft, f"{self._spool.folder}/{file.path}")
+        return receipt
 
     def _enter_again(self, draft: Draft, file: StoredFile, header: InstanceHeader) -> Receipt:
         """Enter what has come under a UID that is held already."""
@@ -291,6 +287,50 @@ class Receiver:
         except Damaged:
             return False
         return same_content(stored, syntax, draft.read(), draft.transfer_syntax_uid)
+
+    def recover(self, path: Path) -> Path | None:
+        """Give a file that came in, and may have been acknowledged, its final name and its row, if it lacks them.
+
+        What was forgotten since, or given up, or is held with other content, stays as it is.
+
+        Parameters
+        ----------
+        path : Path
+            Its first name.
+
+        Returns
+        -------
+        Path or None
+            Its final name, not durable yet; None if it has none.
+
+        Raises
+        ------
+        OSError, Transient
+            It cannot be looked at, or entered.
+        """
+        content = path.read_bytes()
+        try:
+            syntax, dataset = split_file(content)
+            digest = content_digest(syntax, dataset)
+            if held_digest(content).hex() != digest:
+                return None
+            candidate = self._understand(dataset, syntax, None)
+        except Refused:
+            return None
+        with self._spool.exclusively(candidate.identity.sop_instance_uid):
+            return self._recovered(path, digest, candidate)
+
+    def _recovered(self, path: Path, digest: str, candidate: _Candidate) -> Path | None:
+        uid = SOPInstanceUID(candidate.identity.sop_instance_uid)
+        if self._catalog.holdings.is_released(uid):
+            return None
+        file = self._spool.link_again(path, digest)
+        if not self._catalog.lookup.names_file(file.path):
+            if candidate.header is None or not self._catalog.receipts.enter_lost(candidate.header, file):
+                self._spool.remove(file.path)
+                return None
+            logger.warning("instance %s is in the catalog again: the power took its entry", uid)
+        return self._spool.path(file.path)
 
     def _is_released(self, header: InstanceHeader) -> bool:
         """Whether it is known here and its file was given up: its archive has it, there is nothing to compare."""

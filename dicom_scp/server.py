@@ -21,11 +21,11 @@ from dicom_scp.fetch import Fetcher
 from dicom_scp.forgetting import Forgetter
 from dicom_scp.handlers import Handlers
 from dicom_scp.handover import HandedAssociation, Handover
+from dicom_scp.incoming import Incoming, recover
 from dicom_scp.intake import Intake, StoreRequest
 from dicom_scp.listening import NodeServer
 from dicom_scp.metering import Meter, NoMeter
 from dicom_scp.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
-from dicom_scp.proof import Mark, prove
 from dicom_scp.reception import Receiver, Reception
 from dicom_scp.rejection import Rejecting, Rejections
 from dicom_scp.retrieve import RetrieveService, Sending
@@ -80,10 +80,11 @@ class DicomServer:
         self._observers = observers
         self._settings = settings.dicom
         self._senders = Senders(settings.dicom.seed_by_sending_minutes * 60)
-        prove(catalog, spool)
-        self._mark = Mark(catalog, spool.marks)
+        recover(catalog, spool)
+        is_plain = spool.takes_incoming and catalog.receipts.can_flush
+        self._incoming = Incoming(catalog, spool.incoming) if is_plain else None
         self._meter = meter or NoMeter()
-        receiver = Receiver(catalog, spool, settings.storage.on_conflict, self._mark)
+        receiver = Receiver(catalog, spool, settings.storage.on_conflict, self._incoming)
         fetcher = self._fetcher = Fetcher(settings, catalog, receiver) if settings.fetch.source_aet else None
         forgetter = Forgetter(settings.forgetting, catalog, spool)
         rejections = self._rejections = Rejections(settings.forgetting, catalog.lookup, forgetter)
@@ -235,7 +236,8 @@ class DicomServer:
         for association in left:
             association.join(timeout=_MAX_NEGOTIATION_S)
         self._committer.stop(deadline_s)
-        self._mark.close()
+        if self._incoming is not None:
+            self._incoming.close()
         logger.info("DICOM stopped, %d associations aborted", len(left))
 
     def _application_entity(self) -> Any:  # noqa: ANN401 - the library has no types

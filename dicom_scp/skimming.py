@@ -7,6 +7,7 @@ import re
 import struct
 from functools import lru_cache
 from io import BytesIO
+from typing import NamedTuple
 
 from pydicom.filereader import read_dataset
 from pydicom.uid import UID
@@ -32,6 +33,24 @@ _Found = dict[int, bytes]
 _Key = tuple[bool, bytes, bytes]
 
 
+class Glance(NamedTuple):
+    """What the beginning of a data set tells.
+
+    Attributes
+    ----------
+    header : InstanceHeader
+        True if the data set goes on as it begins.
+    bulk_at : int
+        Where the bulk data begin, or the beginning ends.
+    dataset_bytes : int or None
+        How long the data set is if nothing follows but the one element that begins there; None if none does.
+    """
+
+    header: InstanceHeader
+    bulk_at: int
+    dataset_bytes: int | None
+
+
 class Skimmer:
     """Reads headers, and remembers the values it has read; safe to share among threads."""
 
@@ -39,7 +58,11 @@ class Skimmer:
         self._remembered: dict[_Key, JsonObject | None] = {}
 
     def header(
-        self, dataset: bytes | memoryview, transfer_syntax_uid: str, length: int | None = None
+        self,
+        dataset: bytes | memoryview,
+        transfer_syntax_uid: str,
+        length: int | None = None,
+        glance: Glance | None = None,
     ) -> InstanceHeader | None:
         """What the catalog needs to know of an instance.
 
@@ -49,28 +72,41 @@ class Skimmer:
             Encoded, without File Meta Information.
         length : int, optional
             Of the whole data set, if only its beginning is given: that is enough where what follows is one element.
+        glance : Glance, optional
+            At this beginning, if there was one.
 
         Returns
         -------
         InstanceHeader or None
             None if something about it is out of the ordinary, torn or without its UIDs: then it has to be parsed.
         """
+        if (seen := glance or self.glance(dataset, transfer_syntax_uid)) is None:
+            return None
+        if length is None or length == len(dataset):
+            implicit = _syntax(transfer_syntax_uid)[1][0]
+            is_whole = not is_torn(dataset, implicit=implicit, little=True, start=seen.bulk_at)
+        else:
+            is_whole = length == seen.dataset_bytes
+        return seen.header if is_whole else None
+
+    def glance(self, beginning: bytes | memoryview, transfer_syntax_uid: str) -> Glance | None:
+        """What the beginning of a data set tells; None if it has to be parsed."""
         syntax, (implicit, little, deflated) = _syntax(transfer_syntax_uid)
         if not little or deflated:
             return None
         try:
-            found, end = _skim(dataset, implicit)
+            found, end = _skim(beginning, implicit)
         except (NotPlainError, struct.error):
             return None
         uids = [_uid(found, tag, implicit) for tag in _UIDS]
-        if not all(uids) or not _is_whole(dataset, implicit, end, len(dataset) if length is None else length):
+        if not all(uids):
             return None
         levels: tuple[JsonObject, ...] = ({}, {}, {}, {})
         for tag, value in self._values(found, implicit).items():
             if value is not None:
                 levels[LEVEL_OF_TAG[tag]][f"{tag:08X}"] = value
         sop_class, sop_instance, study, series = uids
-        return InstanceHeader(
+        header = InstanceHeader(
             SOPInstanceUID(sop_instance),
             _known_uid(sop_class),
             syntax,
@@ -78,6 +114,7 @@ class Skimmer:
             StudyInstanceUID(study),
             *levels,
         )
+        return Glance(header, end, _end_of_element(beginning, implicit, end))
 
     def _values(self, found: _Found, implicit: bool) -> dict[int, JsonObject | None]:
         character_set = found.pop(_CHARACTER_SET, b"")
@@ -124,15 +161,13 @@ def _skim(data: bytes | memoryview, implicit: bool) -> tuple[_Found, int]:
     return found, at
 
 
-def _is_whole(data: bytes | memoryview, implicit: bool, at: int, length: int) -> bool:
-    """Whether the data set, of which only the beginning may be there, is known not to end within an element."""
-    if length == len(data):
-        return not is_torn(data, implicit=implicit, little=True, start=at)
+def _end_of_element(data: bytes | memoryview, implicit: bool, at: int) -> int | None:
+    """Where the element ends that begins at an offset; None if there is none, or it does not say."""
     try:
-        _, start, value_length = _element(data, at, implicit)
+        _, start, length = _element(data, at, implicit)
     except (NotPlainError, struct.error):
-        return False
-    return value_length != UNDEFINED and start + value_length == length
+        return None
+    return start + length if length != UNDEFINED else None
 
 
 @lru_cache(maxsize=256)

@@ -12,7 +12,6 @@ from uuid import uuid4
 
 from dicom_scp.disk import Reserve
 from dicom_scp.draft import Blank, Draft, content_digest, unstorable
-from dicom_scp.flushing import Flush, Flusher
 from dicom_scp.part10 import split_file
 from dicom_scp.sealed_draft import SealedDraft
 from indexer.catalog.receipts import StoredFile
@@ -24,7 +23,7 @@ _STRIPES = 64
 _ABANDONED_S = 24 * 3600.0
 _TEMPORARY = "tmp"
 _LOCKS = "locks"
-_MARKS = "marks"
+_INCOMING = "incoming"
 ASIDE = ".damaged"
 """What the name of a damaged file that is out of the way ends with."""
 _HEX = "0123456789abcdef"
@@ -56,7 +55,6 @@ class Spool:
         self._vault = vault
         self._mine, self._numbers = uuid4().hex, count()
         self._reserve = Reserve(folder, reserve_mib)
-        self._flusher = Flusher()
         try:
             self._make_folders()
             self._sweep()
@@ -64,9 +62,14 @@ class Spool:
             raise Transient(f"the spool folder cannot be used: {error.strerror}") from error
 
     @property
-    def marks(self) -> Path:
-        """The folder of every `proof.Mark`."""
-        return self.folder / _MARKS
+    def incoming(self) -> Path:
+        """The folder of instances that come in (`incoming.Incoming`)."""
+        return self.folder / _INCOMING
+
+    @property
+    def takes_incoming(self) -> bool:
+        """Whether a file that comes in there needs only another name to be one of the spool's."""
+        return self._vault is None
 
     def path(self, relative: str) -> Path:
         """Where the file of a catalog entry is."""
@@ -76,14 +79,6 @@ class Spool:
         """The file of a catalog entry, to be read."""
         return self.files / relative
 
-    def blank(self) -> Blank | None:
-        """Make the file of a draft to come, if that can be done beforehand; who does not use it discards it."""
-        if self._vault is not None:
-            return None
-        with suppress(OSError):
-            return Blank(self._temporary())
-        return None
-
     def draft(self, header: bytes, transfer_syntax_uid: str, blank: Blank | None = None) -> Draft:
         """Begin a file; `keep` or `Draft.discard` ends it.
 
@@ -92,7 +87,7 @@ class Spool:
         header : bytes
             Everything before the data set (`part10.file_header`).
         blank : Blank, optional
-            Its file, if one was made.
+            Its file, where the spool takes what comes in there.
         """
         if self._vault is not None:
             return SealedDraft(self._temporary(), header, transfer_syntax_uid, self._vault)
@@ -126,24 +121,50 @@ class Spool:
             raise unstorable(error) from error
         return StoredFile(path=relative, size_bytes=size, sha256=draft.digest)
 
-    def place(self, draft: Draft) -> tuple[StoredFile, Flush]:
-        """Give a file its name; otherwise as `keep`, but the file is durable only once the flush is over."""
-        relative, target = self._place_of(draft)
+    def link(self, draft: Draft) -> StoredFile | None:
+        """Make a draft that proves itself durable, and give it its final name as well, which is not durable yet.
+
+        Returns
+        -------
+        StoredFile or None
+            None if something has that name already, or it cannot be given: `keep` it.
+
+        Raises
+        ------
+        Transient
+            The disk is full, or has less left than the reserve, or fails.
+        """
+        digest = draft.digest
+        relative = place_of(digest)
         try:
-            if self._vault is not None or target.exists():
-                return self.keep(draft), Flush(draft)
             self._demand(draft)
-            draft.rename(target)
-        except FileNotFoundError:  # somebody has cleared the spool
-            return self.keep(draft), Flush(draft)
+            draft.flush()
         except OSError as error:
             raise unstorable(error) from error
-        file = StoredFile(path=relative, size_bytes=draft.size_bytes, sha256=draft.digest)
-        return file, self._flusher.begin(draft, target.parent)
+        try:
+            draft.link(f"{self.folder}/{relative}")
+        except OSError:
+            return None
+        return StoredFile(path=relative, size_bytes=draft.size_bytes, sha256=digest)
+
+    def link_again(self, first: Path, digest: str) -> StoredFile:
+        """Give a file that came in and is whole its final name, unless it is there.
+
+        Raises
+        ------
+        OSError
+            It cannot be given.
+        """
+        relative = place_of(digest)
+        target = self.path(relative)
+        if not (target.is_file() and self._is_whole(relative)):
+            target.unlink(missing_ok=True)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.hardlink_to(first)
+        return StoredFile(path=relative, size_bytes=first.stat().st_size, sha256=digest)
 
     def _place_of(self, draft: Draft) -> tuple[str, Path]:
-        digest = draft.digest
-        relative = f"{digest[0]}/{digest[1]}/{digest}.dcm"
+        relative = place_of(draft.digest)
         return relative, self.folder / relative
 
     def _demand(self, draft: Draft) -> None:
@@ -229,6 +250,7 @@ class Spool:
                 held.enter_context(self._locked(stripe))
             try:
                 gone = [self.path(relative) for relative in relatives if not is_named(relative)]
+                self._forget_first_names(gone)
                 for path in gone:
                     path.unlink(missing_ok=True)
                     path.with_name(path.name + ASIDE).unlink(missing_ok=True)
@@ -237,6 +259,16 @@ class Spool:
                         sync(folder)
             except OSError as error:
                 raise Transient(f"a stored file cannot be deleted: {error.strerror}") from error
+
+    def _forget_first_names(self, paths: Sequence[Path]) -> None:
+        """Durably remove the names under which files came in not long ago."""
+        inodes = {path.stat().st_ino for path in paths if path.exists()}
+        for home in self.incoming.iterdir():
+            with suppress(FileNotFoundError):  # its process has ended
+                for entry in os.scandir(home):
+                    if entry.inode() in inodes:
+                        Path(entry.path).unlink(missing_ok=True)
+                sync(home)
 
     @contextmanager
     def exclusively(self, key: str) -> Iterator[None]:
@@ -263,7 +295,7 @@ class Spool:
             for second in _HEX:
                 (self.folder / first / second).mkdir(parents=True, exist_ok=True)
             sync(self.folder / first)
-        for name in (_TEMPORARY, _LOCKS, _MARKS):
+        for name in (_TEMPORARY, _LOCKS, _INCOMING):
             (self.folder / name).mkdir(exist_ok=True)
         sync(self.folder)
         sync(self.folder.parent)
@@ -274,6 +306,11 @@ class Spool:
             with suppress(FileNotFoundError):
                 if path.stat().st_mtime < time.time() - _ABANDONED_S:
                     path.unlink()
+
+
+def place_of(digest: str) -> str:
+    """Where in the folder the file with this content is."""
+    return f"{digest[0]}/{digest[1]}/{digest}.dcm"
 
 
 def sound(content: bytes, relative: str) -> tuple[str, bytes]:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from config.errors import ConfigError
 from config.model import Settings
+from dicom_scp.incoming import recover
+from dicom_scp.spool import Spool
 from indexer.catalog import Catalog
 from indexer.durable import sync
 from indexer.errors import NotFound, Transient
@@ -54,6 +56,8 @@ def seal(settings: Settings, track: Track) -> int:
         keyring = read_keyring(settings.data_dir) or make_keyring(key, is_complete=False)
         vault = keyring.unlock(key)
         write_keyring(settings.data_dir, replace(keyring, is_complete=False), is_new=False)
+        with Catalog(settings.catalog_url) as catalog:
+            recover(catalog, Spool(settings.spool_dir))
         try:
             sealed = _seal_files(settings, vault, track)
             _seal_embeddings(settings, vault)

@@ -75,8 +75,13 @@ class Shortcut:
         self._insert = _Statement(engine, insert(instance).values({name: bindparam(name) for name in columns}))
         self._touch = _Statement(engine, TOUCH)
 
-    def enter(self, arrivals: Sequence[Arrival]) -> bool:
-        """Enter all of them durably in one transaction, or, if one is not the common case, none.
+    def enter(self, arrivals: Sequence[Arrival], *, is_durable: bool) -> bool:
+        """Enter all of them in one transaction, or, if one is not the common case, none.
+
+        Parameters
+        ----------
+        is_durable : bool
+            False: a power cut may take it back until the next `engine.flush`.
 
         Raises
         ------
@@ -85,7 +90,7 @@ class Shortcut:
         """
         changes: Counter[int] = Counter()
         try:
-            with writing_sqlite(self._engine) as cursor:
+            with writing_sqlite(self._engine, is_durable=is_durable) as cursor:
                 for arrival in arrivals:
                     series_pk = self._enter(cursor, arrival)
                     changes[series_pk] += arrival.columns["embeddable"]

@@ -40,6 +40,7 @@ from sqlalchemy.exc import (
 )
 
 from config.errors import ConfigError
+from indexer.durable import sync
 from indexer.errors import Damaged, NotDurable, Refused, Transient
 
 T = TypeVar("T")
@@ -79,7 +80,7 @@ class _Writer:
 
     def __init__(self, file: str = "") -> None:
         self.turn = threading.Lock()
-        self._file = file
+        self.file = file
         self._kept: PoolProxiedConnection | None = None
         self._log: _OpenFile | None = None
         self._queue: _OpenFile | None = None
@@ -90,18 +91,18 @@ class _Writer:
             self._kept = engine.raw_connection()
             self._kept.detach()  # nobody else may have it: its commits are not durable
             with suppress(FileNotFoundError):  # in memory, or where SQLite can keep no log
-                self._log = _OpenFile(f"{self._file}-wal", os.O_RDWR)
+                self._log = _OpenFile(f"{self.file}-wal", os.O_RDWR)
                 self._kept.cursor().execute("PRAGMA synchronous=NORMAL")
         return self._kept
 
     @contextmanager
     def queueing(self) -> Iterator[None]:
         """Wait for other processes that do the same: SQLite itself would look again after some milliseconds."""
-        if not self._file:
+        if not self.file:
             yield
             return
         if self._queue is None:
-            self._queue = _OpenFile(f"{self._file}-queue", os.O_RDWR | os.O_CREAT)
+            self._queue = _OpenFile(f"{self.file}-queue", os.O_RDWR | os.O_CREAT)
         fcntl.flock(self._queue.descriptor, fcntl.LOCK_EX)
         try:
             yield
@@ -215,10 +216,15 @@ def writing(engine: Engine) -> Iterator[Connection]:
 
 
 @contextmanager
-def writing_sqlite(engine: Engine) -> Iterator[sqlite3.Cursor]:
+def writing_sqlite(engine: Engine, *, is_durable: bool) -> Iterator[sqlite3.Cursor]:
     """`writing` by SQLite's driver alone, for what is written so often that the toolkit's part of it counts.
 
     Others see what was committed a moment before it is durable, and may write meanwhile.
+
+    Parameters
+    ----------
+    is_durable : bool
+        False: it becomes durable with the next `flush`, or whatever else is committed durably.
 
     Raises
     ------
@@ -242,13 +248,42 @@ def writing_sqlite(engine: Engine) -> Iterator[sqlite3.Cursor]:
                 except Exception:  # of whatever kind: a new connection may be better
                     writer.give_up()
                 raise
-            flush = writer.flushing()
+            flushing = writer.flushing()
     except OSError as error:
         raise Transient(f"the catalog cannot be written: {error.strerror}") from error
+    if is_durable:
+        _flush(flushing)
+
+
+def _flush(flushing: Callable[[], None]) -> None:
     try:
-        flush()
+        flushing()
     except OSError as error:
         raise NotDurable(f"the catalog's log cannot be flushed: {error.strerror}") from error
+
+
+def can_flush(engine: Engine) -> bool:
+    """Whether something can be written by `writing_sqlite`, and made durable by `flush`."""
+    return engine in _writers and bool(_writers[engine].file)
+
+
+def flush(engine: Engine) -> None:
+    """Make everything durable that was committed by this process until now.
+
+    Raises
+    ------
+    NotDurable
+        The disk fails.
+    """
+    if not can_flush(engine):  # all is durable at once
+        return
+    log = Path(f"{_writers[engine].file}-wal")
+
+    def flushing() -> None:
+        with suppress(FileNotFoundError):  # it has gone into the database, durably
+            sync(log)
+
+    _flush(flushing)
 
 
 @contextmanager

@@ -29,9 +29,6 @@ class Work(Generic[T]):
         self.error: BaseException | None = None
         self.result: T
 
-    def prepare(self) -> None:
-        """Wait for what has to be so before it is written; an error is that of this work alone."""
-
     def outcome(self) -> T:
         """What `write` returned; what it raised is raised."""
         if self.error is not None:
@@ -87,8 +84,6 @@ class GroupCommit:
         """Commit all in one transaction; if that fails, each in one of its own."""
         try:
             if not self._shortcut(group):
-                for work in group:
-                    work.prepare()
                 self._commit_together(sorted(group, key=lambda work: work.key))
         except Exception as error:
             if len(group) == 1:

@@ -1,24 +1,22 @@
 """Entering received instances: committed when it is done, those of the same moment in one transaction."""
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import Enum
 from functools import cache, partial
 from typing import Any, Literal
 
-from sqlalchemy import Connection, Engine, Executable, Table, func, insert, select, update
+from sqlalchemy import Connection, Engine, Executable, Table, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from indexer.attributes import InstanceHeader, JsonObject, first_value
 from indexer.catalog.common_case import FIND, IS_INSTANCE, TOUCH, Arrival, Shortcut
-from indexer.catalog.engine import reading, writing
+from indexer.catalog.engine import can_flush, flush, reading, writing
 from indexer.catalog.groups import GroupCommit, Work
-from indexer.catalog.lookup import Level
-from indexer.catalog.removal import find_doomed, remove
 from indexer.catalog.schema import conflict, instance, patient, quarantine, series, study
 from indexer.catalog.states import SeriesState
-from indexer.catalog.tombstones import admit
+from indexer.catalog.tombstones import admit, is_forgotten
 from indexer.uids import SOPInstanceUID
 
 OnConflict = Literal["keep-first", "replace"]
@@ -81,9 +79,10 @@ class Receipts:
         header: InstanceHeader,
         file: StoredFile,
         on_conflict: OnConflict | None,
-        flushed: Callable[[], None] | None = None,
+        *,
+        is_recoverable: bool = False,
     ) -> Receipt:
-        """Enter one instance durably; with those that other threads enter at the same moment, in one transaction.
+        """Enter one instance; with those that other threads enter at the same moment, in one transaction.
 
         Idempotent: the same content again is `Receipt.KNOWN`. A series UID that is already part of another study
         is not mixed into it: the instance is quarantined.
@@ -92,9 +91,8 @@ class Receipts:
         ----------
         on_conflict : {"keep-first", "replace"}, optional
             None: an instance under a UID that is held already is not entered, be it the same or not.
-        flushed : callable, optional
-            Waits until the file is durable, which it is not yet then. A new instance of a series that is here
-            may be entered before: the caller waits as well, and withdraws it where that fails.
+        is_recoverable : bool
+            Whether a power cut may take the row back until the next `flush`: it can be made anew from the file.
 
         Raises
         ------
@@ -103,36 +101,36 @@ class Receipts:
         Refused
             The database cannot hold a value of the instance, or it was forgotten for good; nothing was entered.
         """
-        return self._commits.run(_Entry(header, file, on_conflict, flushed))
+        return self._commits.run(_Entry(header, file, on_conflict, is_recoverable))
 
-    def withdraw(self, sop_instance_uid: SOPInstanceUID, path: str) -> None:
-        """Take an instance out whose file did not become durable, unless it has another file by now.
+    def enter_lost(self, header: InstanceHeader, file: StoredFile) -> bool:
+        """Enter an instance again whose row a power cut took; unless it is held, or was forgotten since.
 
         Raises
         ------
         Transient
             The catalog cannot be written now.
         """
+        uids = header.study_instance_uid, header.series_instance_uid, header.sop_instance_uid
         with writing(self._engine) as connection:
-            doomed = find_doomed(connection, {Level.IMAGE: [sop_instance_uid]})
-            if doomed.instances and doomed.instances[0].path == path:
-                remove(connection, replace(doomed, quarantined=()))
-
-    def last_key(self) -> int:
-        """Key of the instance that was entered last, or more; those entered later have greater ones."""
-        with reading(self._engine) as connection:
-            return int(connection.execute(select(func.max(instance.c.id))).scalar_one() or 0)
-
-    def entered_after(self, key: int) -> Sequence[tuple[SOPInstanceUID, str]]:
-        """UID and path of every instance with a greater key."""
-        query = select(instance.c.sop_instance_uid, instance.c.path).where(instance.c.id > key)
-        with reading(self._engine) as connection:
-            return [(SOPInstanceUID(row[0]), row[1]) for row in connection.execute(query)]
+            return not is_forgotten(connection, *uids) and (
+                _enter(connection, header, file, None) is not Receipt.HELD
+            )
 
     @property
-    def enters_early(self) -> bool:
-        """Whether `enter` may enter an instance before its file is durable."""
-        return self._engine.dialect.name == "sqlite"
+    def can_flush(self) -> bool:
+        """Whether rows can be entered that become durable with a later `flush`."""
+        return can_flush(self._engine)
+
+    def flush(self) -> None:
+        """Make every row durable that was entered until now.
+
+        Raises
+        ------
+        NotDurable
+            The disk fails.
+        """
+        flush(self._engine)
 
     def quarantine(self, sop_instance_uid: str, file: StoredFile, reason: str) -> Receipt:
         """Keep an instance that cannot belong to any series, listed with the reason.
@@ -169,17 +167,13 @@ class _Entry(Work[Receipt]):
         header: InstanceHeader,
         file: StoredFile,
         on_conflict: OnConflict | None,
-        flushed: Callable[[], None] | None,
+        is_recoverable: bool,
     ) -> None:
         super().__init__(header.series_instance_uid, self._enter)
         self._header = header
         self._file = file
         self._on_conflict = on_conflict
-        self._flushed = flushed
-
-    def prepare(self) -> None:
-        if self._flushed is not None:
-            self._flushed()
+        self.is_recoverable = is_recoverable
 
     @property
     def arrival(self) -> Arrival:
@@ -191,7 +185,10 @@ class _Entry(Work[Receipt]):
 
 def _commit_common_case(shortcut: Shortcut, group: Sequence[Work[Any]]) -> bool:
     entries = [work for work in group if isinstance(work, _Entry)]
-    if len(entries) < len(group) or not shortcut.enter([entry.arrival for entry in entries]):
+    if len(entries) < len(group):
+        return False
+    is_durable = not all(entry.is_recoverable for entry in entries)
+    if not shortcut.enter([entry.arrival for entry in entries], is_durable=is_durable):
         return False
     for entry in entries:
         entry.result = Receipt.STORED

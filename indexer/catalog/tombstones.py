@@ -241,6 +241,13 @@ def admit(connection: Connection, study_uid: str, series_uid: str, sop_instance_
         connection.execute(delete(tombstone).where(chosen))
 
 
+def is_forgotten(connection: Connection, study_uid: str, series_uid: str, sop_instance_uid: str) -> bool:
+    """Whether there is a tombstone of an instance, its series or its study."""
+    found = zip((Level.STUDY, Level.SERIES, Level.IMAGE), (study_uid, series_uid, sop_instance_uid), strict=True)
+    chosen = _is(connection, [Target(level, uid) for level, uid in found])
+    return connection.execute(select(tombstone.c.id).where(chosen)).first() is not None
+
+
 def _removed(connection: Connection, targets: Collection[Target]) -> Removal:
     """Remove targets, and note what is to be erased outside the tables."""
     lock(connection, JOURNAL_LOCK)

@@ -24,6 +24,7 @@ from pynetdicom.sop_class import CTImageStorage, StudyRootQueryRetrieveInformati
 
 from dicom_scp.intake import Intake, StoreRequest
 from dicom_scp.part10 import split_file
+from dicom_scp.spool import Spool
 from indexer.catalog.lookup import Level
 
 Running = Callable[..., AbstractContextManager[Any]]
@@ -380,13 +381,20 @@ def conversation(node: Any, peer: Factory) -> Iterator[Conversation]:  # noqa: A
     connection.close()  # the library leaves it open where the node was the first to close it
 
 
+def half_written(spool: Spool) -> list[Path]:
+    """Files that something was written to and that have no final name."""
+    known = [(path, path.stat()) for path in (spool.folder / "tmp").iterdir()]
+    known += [(path, path.stat()) for path in spool.incoming.glob("*/*")]
+    return [path for path, stat in known if stat.st_size and stat.st_nlink < 2]
+
+
 def outcome(node: Any) -> tuple[dict[str, bytes], list[Any]]:  # noqa: ANN401 - a node
     """What is in the spool, and what the catalog says."""
     spool = node.spool.folder
     files = {
         str(file.relative_to(spool)): file.read_bytes()
         for file in spool.rglob("*")
-        if file.is_file() and file.parent != node.spool.marks  # named by chance
+        if file.is_file() and node.spool.incoming not in file.parents  # named by chance
     }
     rows = [(entity.level, entity.attributes) for level in Level for entity in node.catalog.lookup.entities(level)]
     stored = sorted(node.catalog.receipts.files())
@@ -417,7 +425,7 @@ def test_the_same_as_without(
                 ]
                 perform(Material(talk, datasets, wire))
             _until(lambda node=node: not node.server._server.active_associations)
-            _until(lambda node=node: not list((node.spool.folder / "tmp").iterdir()))
+            _until(lambda node=node: not half_written(node.spool))
             heard.append(talk.heard)
             outcomes.append(outcome(node))
         assert len(by_fast_lane) == (expected if fast_lane else 0)
@@ -487,7 +495,7 @@ def test_a_data_set_that_is_too_long(
         assert two.Status == 0
         assert len(by_fast_lane) == 2
         assert len(node.files()) == 1
-        assert not list((node.spool.folder / "tmp").iterdir())
+        assert not half_written(node.spool)
 
 
 RECEIVER = """

@@ -38,12 +38,12 @@ settings = load_settings(overrides={"data_dir": sys.argv[1], "dicom.port": 0})
 catalog = Catalog(settings.catalog_url)
 dies_at, calls, enter = int(sys.argv[2]), 0, catalog.receipts.enter
 
-def entering(*arguments):
+def entering(*arguments, **named):
     global calls
     calls += 1
     if calls == dies_at:
         os.kill(os.getpid(), signal.SIGKILL)
-    return enter(*arguments)
+    return enter(*arguments, **named)
 
 catalog.receipts.enter = entering
 server = DicomServer(settings, catalog, Spool(settings.spool_dir), Nobody())
