@@ -198,6 +198,13 @@ def _command_line(process: psutil.Process) -> list[str]:
         return []
 
 
+def _is_alive(process: psutil.Process) -> bool:
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.Error:
+        return False
+
+
 @dataclass
 class RunningNode:
     """A node in a process of its own: `pacsimile serve` on ports that the system chose."""
@@ -238,7 +245,7 @@ class RunningNode:
 
     def wait_until_worker_runs(self, other_than: psutil.Process | None = None) -> psutil.Process:
         def running() -> psutil.Process | None:
-            found = [one for one in self.workers() if one != other_than and one.status() != psutil.STATUS_ZOMBIE]
+            found = [one for one in self.workers() if one != other_than and _is_alive(one)]
             return found[0] if found and self.get("/health")["worker"]["state"] == "RUNNING" else None
 
         worker: psutil.Process = until(running, START_S, "the worker runs")
