@@ -111,6 +111,7 @@ def test_the_destination_breaks_off(
     assert list(identifier.FailedSOPInstanceUIDList) == [one.SOPInstanceUID for one in own[2:]]
 
 
+@pytest.mark.parametrize("network_timeout_s", [3.0])
 def test_the_destination_falls_silent(
     fill: Factory, node: Node, peer: Factory, query: Factory, destination: Factory
 ) -> None:
@@ -122,7 +123,7 @@ def test_the_destination_falls_silent(
         return 0
 
     with destination(respond):
-        status, _ = peer(node).move(query(StudyInstanceUID="2.25.1"))[-1]  # dicom.network_timeout_s is 3
+        status, _ = peer(node).move(query(StudyInstanceUID="2.25.1"))[-1]
         assert not released.is_set()
         released.set()
     assert status.Status == 0xA702
