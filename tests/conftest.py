@@ -263,7 +263,7 @@ class RunningNode:
         until(lambda: self.get("/health")["index_size"] == known["embeddings"], 10, "the index follows")
         return known
 
-    def stop(self, number: signal.Signals = signal.SIGTERM, seconds: float = 40.0) -> int:
+    def stop(self, number: signal.Signals = signal.SIGTERM, seconds: float = 120.0) -> int:
         if self.process.poll() is None:
             self.process.send_signal(number)
         return self.process.wait(seconds)
