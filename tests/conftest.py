@@ -34,12 +34,15 @@ PACSIMILE = [sys.executable, "-P", "-c", "from node.cli import main; main()"]
 C_LIBRARY, PR_SET_PDEATHSIG = ctypes.CDLL(None), 1
 SHORTEST_NAME = 4
 """Shorter values of a patient's attributes (a sex, a number) are in any log by chance."""
+SHORT = frozenset({"config", "dicom_scp", "indexer", "catalog", "evaluate", "vectors"})
+"""Folders of tests that are soon done, but for those marked as slow."""
 START_S, INDEXING_S, LEAST_PATIENCE_S = 60.0, 240.0, 120.0
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     waited_for = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in waited_for)  # the longest first: nobody waits for them
+    # The longest first, then those that talk to nodes: nobody waits for them at the end.
+    items.sort(key=lambda item: (item.path not in waited_for, item.path.parent.name in SHORT))
     if engines.CHOSEN:
         skip = pytest.mark.skip(reason="it looks into SQLite's or hnswlib's own files")
         for item in items:

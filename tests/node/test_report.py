@@ -23,6 +23,8 @@ Tool = Callable[[str], str]
 Factory = Callable[..., Any]
 Node = Any
 """`RunningNode` of the conftest."""
+SHARED_INDEX = {"PACSIMILE_VECTORS_KIND": "hnsw"}
+"""A Milvus Lite file can be opened by one process only, and here a command asks beside a node."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,8 @@ class Setting:
     studies: tuple[str, ...]
 
     def command(self, pacsimile: Factory, *arguments: object) -> Any:  # noqa: ANN401 - `Done` of the conftest
-        return pacsimile("report", *arguments, "--data-dir", self.node.data_dir, "--config", self.config)
+        options = ("--data-dir", self.node.data_dir, "--config", self.config)
+        return pacsimile("report", *arguments, *options, variables=SHARED_INDEX)
 
     def post(self, path: str) -> requests.Response:
         return requests.post(f"http://127.0.0.1:{self.node.ports['http']}{path}", timeout=60)
@@ -54,7 +57,7 @@ def setting(
     retries = "[delivery]\nfirst_retry_s = 0.5\nlongest_retry_s = 1.0\n"
     config = tmp_path_factory.mktemp("config") / "node.toml"
     config.write_text("".join(peers) + retries)
-    node = start_shared_node(PACSIMILE_CONFIG=str(config))
+    node = start_shared_node(PACSIMILE_CONFIG=str(config), **SHARED_INDEX)
     assert pacsimile("ingest", phantom_archive, "--data-dir", node.data_dir, "--bundle", "tiny").status == 0
     node.wait_until_indexed()
     files = sorted(phantom_archive.rglob("*.dcm"))
