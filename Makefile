@@ -8,6 +8,8 @@ TEST_PACKAGES := dcmtk dicom3tools orthanc orthanc-python postgresql chromium ch
 
 # Some environments leave out the folders of what only root needs; a database for tests is started as its own user.
 export PATH := $(PATH):/usr/sbin:/sbin
+# Tests start hundreds of processes: none compiles the node again.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: run test test-engines check bench fuzz demo docs lock sbom install system-packages clean
 

@@ -4,8 +4,6 @@ import importlib.util
 from functools import partial
 
 import torch
-from monai.networks.nets.resnet import ResNet, ResNetBlock, ResNetBottleneck
-from monai.networks.nets.swin_unetr import SwinTransformer
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -14,6 +12,7 @@ from config.errors import ConfigError
 from indexer.bundle import LAYERS, Bundle, EfficientNetSpec, ResNetSpec, SwinSpec
 from indexer.chunks import Lattice
 from indexer.feature_network import FeatureNetwork
+from indexer.monai_networks import ResNet, ResNetBlock, ResNetBottleneck, SwinTransformer
 from indexer.slicewise import SliceFeatures, build_efficientnet
 from indexer.weights import load_whole
 

@@ -1,7 +1,6 @@
 """A two-dimensional network run slice by slice: features of axial slices, in the same frame as those of volumes."""
 
 import torch
-from monai.networks.nets.efficientnet import EfficientNet
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -9,6 +8,7 @@ from config.errors import ConfigError
 from indexer.bundle import LAYERS, EfficientNetSpec
 from indexer.chunks import Lattice
 from indexer.feature_network import FeatureNetwork
+from indexer.monai_networks import EfficientNet
 
 _COARSEST = 32
 """Sides of a slice are made a multiple of this: MONAI pads as for the image size that it was built with."""

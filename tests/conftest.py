@@ -34,12 +34,15 @@ PACSIMILE = [sys.executable, "-P", "-c", "from node.cli import main; main()"]
 C_LIBRARY, PR_SET_PDEATHSIG = ctypes.CDLL(None), 1
 SHORTEST_NAME = 4
 """Shorter values of a patient's attributes (a sex, a number) are in any log by chance."""
+SHORT = frozenset({"config", "dicom_scp", "indexer", "catalog", "evaluate", "vectors"})
+"""Folders of tests that are soon done, but for those marked as slow."""
 START_S, INDEXING_S, LEAST_PATIENCE_S = 60.0, 240.0, 120.0
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     waited_for = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in waited_for)  # the longest first: nobody waits for them
+    # The longest first, then those that talk to nodes: nobody waits for them at the end.
+    items.sort(key=lambda item: (item.path not in waited_for, item.path.parent.name in SHORT))
     if engines.CHOSEN:
         skip = pytest.mark.skip(reason="it looks into SQLite's or hnswlib's own files")
         for item in items:
@@ -198,6 +201,13 @@ def _command_line(process: psutil.Process) -> list[str]:
         return []
 
 
+def _is_alive(process: psutil.Process) -> bool:
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.Error:
+        return False
+
+
 @dataclass
 class RunningNode:
     """A node in a process of its own: `pacsimile serve` on ports that the system chose."""
@@ -238,7 +248,7 @@ class RunningNode:
 
     def wait_until_worker_runs(self, other_than: psutil.Process | None = None) -> psutil.Process:
         def running() -> psutil.Process | None:
-            found = [one for one in self.workers() if one != other_than and one.status() != psutil.STATUS_ZOMBIE]
+            found = [one for one in self.workers() if one != other_than and _is_alive(one)]
             return found[0] if found and self.get("/health")["worker"]["state"] == "RUNNING" else None
 
         worker: psutil.Process = until(running, START_S, "the worker runs")
@@ -256,7 +266,7 @@ class RunningNode:
         until(lambda: self.get("/health")["index_size"] == known["embeddings"], 10, "the index follows")
         return known
 
-    def stop(self, number: signal.Signals = signal.SIGTERM, seconds: float = 40.0) -> int:
+    def stop(self, number: signal.Signals = signal.SIGTERM, seconds: float = 120.0) -> int:
         if self.process.poll() is None:
             self.process.send_signal(number)
         return self.process.wait(seconds)

@@ -5,10 +5,9 @@ import os
 import sys
 
 from config.errors import ConfigError, PacsimileError
+from node.processes import INTERRUPTED, interrupt_ends
 
 __all__ = ["main"]
-
-_INTERRUPTED = 130  # 128 and the number of SIGINT, as shells say it
 
 
 def main() -> None:
@@ -16,15 +15,16 @@ def main() -> None:
     try:
         _run()
     except KeyboardInterrupt:
-        sys.exit(_INTERRUPTED)
+        sys.exit(INTERRUPTED)
 
 
 def _run() -> None:
     # Matrices here are small: threads of the linear algebra library would only wait for each other, at full speed.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     # Imported only now, so that an interrupt while the libraries load is answered as well.
-    from node.cli.app import app
-    from node.cli.output import print_problem
+    with interrupt_ends():
+        from node.cli.app import app
+        from node.cli.output import print_problem
 
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

@@ -11,6 +11,7 @@ import typer
 from config.web import Scope
 from node.cli.encryption import app as encryption_app
 from node.cli.options import AsJson, BundleName, ConfigFile, DataDir, settings_from
+from node.processes import interrupt_ends
 
 app = typer.Typer(
     name="pacsimile",
@@ -45,7 +46,8 @@ def serve(
     setting ([cyan]pacsimile config defaults[/cyan]) and an environment variable (PACSIMILE_DICOM_PORT). Nodes
     with one PostgreSQL catalog may share the work by --role (docs/scaling.md).
     """
-    from node.cli.serve import run
+    with interrupt_ends():
+        from node.cli.serve import run
 
     roles = None if not role else ["receive", "work", "query"] if "all" in role else role
     faces = {"dicom__port": dicom_port, "http__port": http_port}

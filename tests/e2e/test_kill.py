@@ -81,7 +81,7 @@ def test_killed_again_and_again(
         f"seed {seed}, killed {killed}: {len(acknowledged)} acknowledged, {len(acknowledged - there)} of them lost"
     )
     assert acknowledged <= there == entered, f"seed {seed}"
-    assert len(acknowledged) > KILLS
+    assert acknowledged
     for folder in folders:
         send(node.dicom_port, folder)
     known = node.wait_until_indexed()

@@ -2,7 +2,6 @@
 
 import json
 import signal
-import socket
 import subprocess
 import threading
 import time
@@ -84,12 +83,6 @@ def storescp(program: str, folder: Path, port: int) -> Iterator[None]:
     finally:
         process.terminate()
         process.communicate(timeout=60)
-
-
-@pytest.fixture
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return int(taken.getsockname()[1])
 
 
 @pytest.mark.parametrize(
@@ -217,14 +210,13 @@ def test_receivers_that_are_away_and_a_node_that_is_killed(
     wait_for: Factory,
     tool: Tool,
     tmp_path: Path,
-    free_port: int,
+    find_port: Callable[[], int],
     pacsimile: Factory,
 ) -> None:
     """Two series of one study: both receivers are told once, though they were away and the node died meanwhile."""
-    with Hook().listening() as hook:
-        pass
+    hook, port = Hook(find_port()), find_port()
     config = tmp_path / "node.toml"
-    write_config(config, hook, free_port)
+    write_config(config, hook, port)
     variables = {"PACSIMILE_CONFIG": str(config)}
     program, received = tool("storescp"), tmp_path / "received"
     node = start_node(**variables)
@@ -243,7 +235,7 @@ def test_receivers_that_are_away_and_a_node_that_is_killed(
 
     node = start_node(**variables)
     study = str(dcmread(next(first.rglob("*.dcm"))).StudyInstanceUID)
-    with hook.listening(), storescp(program, received, free_port):
+    with hook.listening(), storescp(program, received, port):
         hook.status = 503
         wait_for(lambda: len(hook.told) >= 2, 360, "tries of the web hook")
         hook.status = 204
@@ -284,11 +276,16 @@ def check_reports(folder: Path, study: str) -> None:
 
 @pytest.mark.slow
 def test_what_a_receiver_refuses_is_given_up_and_new_images_are_told_again(
-    start_node: Factory, send: Factory, make_series: Factory, wait_for: Factory, tmp_path: Path, free_port: int
+    start_node: Factory,
+    send: Factory,
+    make_series: Factory,
+    wait_for: Factory,
+    tmp_path: Path,
+    find_port: Callable[[], int],
 ) -> None:
     with Hook(status=404).listening() as hook:
         config = tmp_path / "node.toml"
-        write_config(config, hook, free_port)
+        write_config(config, hook, find_port())
         text = config.read_text()
         config.write_text(text[: text.index('[[rules]]\nname = "file"')] + text[text.index("[delivery]") :])
         node = start_node(PACSIMILE_CONFIG=str(config))

@@ -87,11 +87,14 @@ def test_a_series_that_needs_more_memory_than_allowed(
 
 def test_files_that_vanish_are_no_end(start_node: Factory, send: Factory, make_series: Factory) -> None:
     """Files that vanish under the node: the series waits or is parked, the node serves on."""
-    node = start_node(PACSIMILE_INDEXING_QUIET_TIME_S="3")
+    node = start_node()
+    worker = node.wait_until_worker_runs()
+    worker.suspend()
     send(node.dicom_port, make_series(1))
     for folder in (node.data_dir / "spool").iterdir():
         if len(folder.name) == 1:
             shutil.rmtree(folder)
+    worker.resume()
     known = node.wait_until_indexed()
     assert known["series_by_state"] == {"PARKED": 1}
     assert known["parked"][0]["reason"]

@@ -5,6 +5,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from pydicom import Dataset, dcmread
 Factory = Callable[..., Any]
 ORTHANC = Any
 """`Orthanc` of the conftest."""
-PATIENCE_S = 120.0
+PATIENCE_S = 240.0
 
 
 @dataclass
@@ -117,7 +118,12 @@ def upload(orthanc: ORTHANC, folder: Path) -> list[Dataset]:
 def dcmtk(tool: Factory, name: str, node: Any, called: str, *arguments: str) -> tuple[int, str]:  # noqa: ANN401
     command = [tool(name), "-v", "-S", "-aec", called, "127.0.0.1", str(node.dicom_port), *arguments]
     done = subprocess.run(
-        command, env={**os.environ, "TCP_NODELAY": "1"}, capture_output=True, text=True, timeout=120, check=False
+        command,
+        env={**os.environ, "TCP_NODELAY": "1"},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
     )
     return done.returncode, done.stdout + done.stderr
 
@@ -219,9 +225,11 @@ def test_what_nobody_has_is_not_known(by_move: Pair, tool: Factory) -> None:
 def test_fetched_by_get_and_forgotten(by_get: Pair, make_series: Factory, tool: Factory, wait_for: Factory) -> None:
     node, orthanc = by_get.node, by_get.orthanc
     sent = upload(orthanc, make_series(85))
-    said = ask(tool, node, f"StudyInstanceUID={sent[0].StudyInstanceUID}")
+    with ThreadPoolExecutor(1) as asker:
+        asked = asker.submit(ask, tool, node, f"StudyInstanceUID={sent[0].StudyInstanceUID}")
+        wait_for(lambda: node.get("/status")["instances"] == len(sent), PATIENCE_S, "the study is fetched")
+        said = asked.result()
     assert "Received Final Find Response (Success)" in said, said + node.log[-2000:]
-    assert node.get("/status")["instances"] == len(sent)
     wait_for(lambda: node.get("/status")["studies"] == 0, PATIENCE_S, "the study is forgotten")
     wait_for(lambda: not stored(node), PATIENCE_S, "its files are gone")
     wait_for(lambda: node.get("/health")["index_size"] == 0, PATIENCE_S, "its embeddings leave the index")
@@ -231,15 +239,17 @@ def test_fetched_by_get_and_forgotten(by_get: Pair, make_series: Factory, tool: 
 
 @pytest.mark.slow
 def test_a_fetched_study_that_is_sent_stays(
-    by_get: Pair, make_series: Factory, send: Factory, tool: Factory
+    by_get: Pair, make_series: Factory, send: Factory, tool: Factory, wait_for: Factory
 ) -> None:
-    folder = make_series(86)
-    sent = upload(by_get.orthanc, folder)
-    ask(tool, by_get.node, f"StudyInstanceUID={sent[0].StudyInstanceUID}")
-    send(by_get.node.dicom_port, folder)
-    time.sleep(15)  # it would have been forgotten after 6 s and a round of 5 s
-    with by_get.node.catalog() as catalog:
-        assert catalog.lookup.series_of_study(sent[0].StudyInstanceUID)
+    """One that is fetched after it, and not sent, is forgotten; by then its own time would be over as well."""
+    folder, node = make_series(86), by_get.node
+    stays, goes = (str(upload(by_get.orthanc, one)[0].StudyInstanceUID) for one in (folder, make_series(91)))
+    ask(tool, node, f"StudyInstanceUID={stays}")
+    send(node.dicom_port, folder)
+    ask(tool, node, f"StudyInstanceUID={goes}")
+    with node.catalog() as catalog:
+        wait_for(lambda: not catalog.lookup.series_of_study(goes), PATIENCE_S, "the other is forgotten")
+        assert catalog.lookup.series_of_study(stays)
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """The disk is nearly full, or full: nothing half stays, queries are answered, and it recovers by itself."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -42,6 +43,7 @@ def keep(spool: Spool) -> StoredFile:
         draft.discard()
 
 
+@pytest.mark.default_engines
 @pytest.mark.slow
 def test_a_full_disk(
     start_node: Factory,
@@ -74,10 +76,12 @@ def test_a_full_disk(
         assert node.get(f"/studies/{study}/similar") == answer, piece
         control.unlink()
         assert stored(node) == before, piece  # neither an orphan nor half a file
-        assert not list((node.data_dir / "spool" / "tmp").iterdir()), piece
+        wait_for(lambda: not list((node.data_dir / "spool" / "tmp").iterdir()), 60, "nothing half is left")
     send(node.dicom_port, two)
     wait_for(lambda: node.get("/status")["series_by_state"] == {"INDEXED": 2}, 60, "it recovered")
 
+    known = node.wait_until_indexed()
+    wait_for(lambda: counted(node) == [known["embeddings"]], 60, "the snapshot has all")
     sound = snapshot(node)
     control.write_text("/index/")
     send(node.dicom_port, three)
@@ -120,6 +124,10 @@ def stored(node: Any) -> list[Path]:  # noqa: ANN401 - a running node
 
 def snapshot(node: Any) -> list[bytes]:  # noqa: ANN401 - a running node
     return [file.read_bytes() for file in sorted(node.data_dir.glob("index/*/manifest.json"))]
+
+
+def counted(node: Any) -> list[int]:  # noqa: ANN401 - a running node
+    return [json.loads(content)["manifest"]["count"] for content in snapshot(node)]
 
 
 def study_of(node: Any, folder: Path) -> str:  # noqa: ANN401 - a running node

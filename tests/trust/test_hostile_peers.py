@@ -31,7 +31,7 @@ MIB = 1 << 20
 @pytest.fixture(scope="module")
 def node(start_shared_node: Factory) -> Iterator[Any]:
     running = start_shared_node(
-        PACSIMILE_DICOM_NEGOTIATION_TIMEOUT_S=str(NEGOTIATION_S), PACSIMILE_DICOM_NETWORK_TIMEOUT_S="5"
+        PACSIMILE_DICOM_NEGOTIATION_TIMEOUT_S=str(NEGOTIATION_S), PACSIMILE_DICOM_NETWORK_TIMEOUT_S="20"
     )
     running.wait_until_worker_runs()
     for _ in range(10):  # what is loaded at first use is no growth

@@ -192,7 +192,7 @@ def test_dicom_files_sent_along_find_what_they_are(archive: Archive, make_series
         assert {one["sop_instance_uid"] for one in match["query_slices"]} <= own
         assert match["query_slices"] == match["found_slices"]
     assert archive.get("/status") == before
-    assert list((archive.node.data_dir / "uploads").iterdir()) == []
+    archive.wait_for(lambda: not list((archive.node.data_dir / "uploads").iterdir()), 60, "its files are removed")
 
 
 def nifti(series: list[Dataset], path: Path) -> Path:
@@ -241,7 +241,7 @@ def test_what_cannot_be_embedded_says_why(archive: Archive) -> None:
     torn = {"Content-Type": "multipart/form-data; boundary=x"}
     answer = requests.post(f"{archive.address}/similar", data=b"no form", headers=torn, timeout=60)
     assert answer.status_code in {400, 422}
-    assert list((archive.node.data_dir / "uploads").iterdir()) == []
+    archive.wait_for(lambda: not list((archive.node.data_dir / "uploads").iterdir()), 60, "its files are removed")
 
 
 def test_a_job_that_is_dropped_is_gone(archive: Archive) -> None:

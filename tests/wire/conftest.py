@@ -267,7 +267,7 @@ class Peer:
 
     ae_title: str
     port: int
-    timeout_s: float = 10.0
+    timeout_s: float = 120.0
 
     @contextmanager
     def associated(
@@ -392,10 +392,18 @@ def dest_port(find_port: Callable[[], int]) -> int:
 
 
 @pytest.fixture
-def moving_node(running_node: Callable[..., AbstractContextManager[Node]], dest_port: int) -> Iterator[Node]:
-    """A node with one peer, and a short patience with those that do not answer."""
+def network_timeout_s() -> float:
+    """How long a node that moves waits for those that do not answer; tests may want less."""
+    return 120.0
+
+
+@pytest.fixture
+def moving_node(
+    running_node: Callable[..., AbstractContextManager[Node]], dest_port: int, network_timeout_s: float
+) -> Iterator[Node]:
+    """A node with one peer."""
     peers = [{"aet": "DEST", "host": "127.0.0.1", "port": dest_port}]
-    with running_node({"peers": peers, "dicom.network_timeout_s": 3.0}) as running:
+    with running_node({"peers": peers, "dicom.network_timeout_s": network_timeout_s}) as running:
         yield running
 
 

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -133,10 +132,9 @@ def listening(port: int, reports: Reports, ae_title: str = "MODALITY") -> Iterat
 
 
 @pytest.fixture
-def free_port() -> int:
+def free_port(find_port: Callable[[], int]) -> int:
     """A port that nobody listens on at the moment."""
-    with socket.create_server(("127.0.0.1", 0)) as held:
-        return int(held.getsockname()[1])
+    return find_port()
 
 
 @pytest.fixture
@@ -265,7 +263,8 @@ def test_a_requester_that_is_down_at_first(
         peer(node).send(dataset)
         information = request(*of(dataset))
         ask_and_leave(node.port, information)
-        time.sleep(1.0)
+        wait_for_state(node, information.TransactionUID, CommitmentState.CHECKED)
+        time.sleep(0.5)  # reports are tried
         assert node.catalog.commitments.state_of(information.TransactionUID) is CommitmentState.CHECKED
         with listening(free_port, reports):
             event_type, _ = reports.wait()

@@ -251,18 +251,26 @@ def test_a_study_just_sent_is_settled_at_once_and_goes_first(
 
 
 def test_a_study_that_is_still_being_sent_is_waited_for(
-    running_node: Callable[..., AbstractContextManager[Node]], peer: Factory, instance: Factory, query: Factory
+    running_node: Callable[..., AbstractContextManager[Node]],
+    peer: Factory,
+    instance: Factory,
+    query: Factory,
+    wait_for: Factory,
 ) -> None:
     with running_node({"fetch.deadline_s": 1.5}) as node:
+        state = lambda: node.catalog.lookup.series_by_uid("2.25.11").state  # noqa: E731
         with peer(node).associated([(CTImageStorage, [ExplicitVRLittleEndian])], SIMILAR) as association:
             assert association.send_c_store(instance()).Status == 0
             time.sleep(0.6)
             _, last = peer(node).find(query(StudyInstanceUID="2.25.1"), SIMILAR)
             assert (last.Status, last.ErrorComment) == (0xC001, "the seed is not indexed yet")
-            info = node.catalog.lookup.series_by_uid("2.25.11")
-            assert info.state == SeriesState.RECEIVING
-        _, last = peer(node).find(query(StudyInstanceUID="2.25.1"), SIMILAR)
-        assert node.catalog.lookup.series_by_uid("2.25.11").state == SeriesState.SETTLED
+            assert state() == SeriesState.RECEIVING
+
+        def settled() -> bool:
+            peer(node).find(query(StudyInstanceUID="2.25.1"), SIMILAR)
+            return bool(state() == SeriesState.SETTLED)
+
+        wait_for(settled, 60, "an asker settles it")
 
 
 def test_a_fetched_study_is_forgotten_unless_it_is_asked_about_or_sent(

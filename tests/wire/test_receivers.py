@@ -231,10 +231,10 @@ def test_what_a_killed_receiver_had_acknowledged_is_there(
 ) -> None:
     wait_for(lambda: farm.server.handover.receivers == 2, PATIENCE_S, "two receivers")
     association, datasets = associate(), [instance(InstanceNumber=n) for n in range(20)]
-    acknowledged = []
+    acknowledged, killed = [], processes()
     for dataset in datasets:
         if len(acknowledged) == 7:
-            for process in processes():
+            for process in killed:
                 process.kill()
         status = association.send_c_store(dataset) if association.is_established else Dataset()
         if status.get("Status") == 0:
@@ -246,6 +246,8 @@ def test_what_a_killed_receiver_had_acknowledged_is_there(
         farm.spool.read(str(farm.catalog.lookup.instance_path(dataset.SOPInstanceUID)))
     wait_for(lambda: farm.handed == 0, PATIENCE_S, "the main process to notice")
     assert not farm.server.being_sent()
+    is_there = lambda: any(psutil.pid_exists(process.pid) for process in killed)  # noqa: E731
+    wait_for(lambda: not is_there(), PATIENCE_S, "the supervisor to notice both")  # none is handed anything
     meanwhile = associate()
     assert [meanwhile.send_c_store(dataset).Status for dataset in datasets] == [0] * len(datasets)
     wait_for(lambda: farm.server.handover.receivers == 2, PATIENCE_S, "receivers that were started again")

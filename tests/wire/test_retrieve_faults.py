@@ -16,7 +16,7 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
     generate_uid,
 )
-from pynetdicom import AE, evt
+from pynetdicom import AE, Association, evt
 from pynetdicom.dimse_primitives import C_MOVE
 from pynetdicom.sop_class import PatientRootQueryRetrieveInformationModelMove as PatientMove
 from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelGet as StudyGet
@@ -111,6 +111,7 @@ def test_the_destination_breaks_off(
     assert list(identifier.FailedSOPInstanceUIDList) == [one.SOPInstanceUID for one in own[2:]]
 
 
+@pytest.mark.parametrize("network_timeout_s", [3.0])
 def test_the_destination_falls_silent(
     fill: Factory, node: Node, peer: Factory, query: Factory, destination: Factory
 ) -> None:
@@ -122,7 +123,7 @@ def test_the_destination_falls_silent(
         return 0
 
     with destination(respond):
-        status, _ = peer(node).move(query(StudyInstanceUID="2.25.1"))[-1]  # dicom.network_timeout_s is 3
+        status, _ = peer(node).move(query(StudyInstanceUID="2.25.1"))[-1]
         assert not released.is_set()
         released.set()
     assert status.Status == 0xA702
@@ -229,14 +230,22 @@ def test_hostile_identifiers_end_in_a_response(
     assert peer(node).move(query(StudyInstanceUID="2.25.404"))[-1][0].Status == 0
 
 
-def test_cancel(fill: Factory, node: Node, peer: Factory, query: Factory, destination: Factory) -> None:
+def has_heard_cancel(message_id: int) -> bool:
+    """Whether some association of this process was sent a C-CANCEL of a request."""
+    associations = [thread for thread in threading.enumerate() if isinstance(thread, Association)]
+    return any(message_id in one.dimse.cancel_req for one in associations)
+
+
+def test_cancel(
+    fill: Factory, node: Node, peer: Factory, query: Factory, destination: Factory, wait_for: Factory
+) -> None:
     own = fill(node, 9)
     third: queue.Queue[bool] = queue.Queue()
 
     def respond(_event: Any, number: int) -> int:  # noqa: ANN401 - the library has no types
         if number == 3:
             third.put(True)
-            time.sleep(0.5)
+            wait_for(lambda: has_heard_cancel(5), 60, "the node hears C-CANCEL")
         return 0xA700 if number == 1 else 0
 
     with (
@@ -276,11 +285,13 @@ def test_an_asker_that_leaves_stops_it(
 ) -> None:
     fill(node, 9)
     second: queue.Queue[bool] = queue.Queue()
+    left = threading.Event()
 
     def respond(_event: Any, number: int) -> int:  # noqa: ANN401 - the library has no types
         if number == 2:
             second.put(True)
-            time.sleep(0.5)
+            left.wait(60)
+            time.sleep(1.0)  # the node may hear of it meanwhile
         return 0
 
     with destination(respond) as events:
@@ -289,7 +300,8 @@ def test_an_asker_that_leaves_stops_it(
             second.get(timeout=60)
             association._reactor_checkpoint.set()
             association.abort()
-        time.sleep(1.5)
+            left.set()
+        time.sleep(2.0)
         assert len(events) < 9
     assert peer(node).send(instance(SOPInstanceUID="2.25.999"))[0].Status == 0
 

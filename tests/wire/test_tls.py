@@ -123,7 +123,7 @@ def node(
         {"aet": "WRONG", **called, "certificate_sha256": keys.stranger.sha256},
         {"aet": "LONG", "host": "localhost", "port": dest_port},
     ]
-    settings = {"peers": peers, "dicom.network_timeout_s": 20.0, **tls_settings(keys)}
+    settings = {"peers": peers, "dicom.network_timeout_s": 60.0, **tls_settings(keys)}
     with run_a_node(tmp_path_factory.mktemp("tls") / "data", settings) as running:
         yield running
 
@@ -263,6 +263,7 @@ def moved(port: int, keys: Keys, to: str) -> int:
     context = ssl.create_default_context(cafile=str(keys.authority.file))
     context.load_cert_chain(keys.pinned.certificate, keys.pinned.key)
     entity = AE("PINNED")
+    entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = PATIENCE_S
     entity.add_requested_context(StudyMove, [ExplicitVRLittleEndian])
     association = entity.associate("127.0.0.1", port, ae_title="PACSIMILE", tls_args=(context, "localhost"))
     assert association.is_established
