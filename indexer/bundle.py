@@ -230,8 +230,15 @@ class Regions(_Table):
 
 
 class Levels(_Table):
-    """How the place along the body is found, in CT: a file beside the bundle."""
+    """How the place along the body is found, in CT: a file beside the bundle.
 
+    Attributes
+    ----------
+    dome : bool
+        Whether embeddings also say how far from the right dome of the diaphragm they lie.
+    """
+
+    dome: bool = True
     file: Annotated[str, StringConstraints(min_length=1)]
 
 
@@ -254,6 +261,11 @@ class Bundle(_Table):
     levels: Levels | None = None
     modalities: dict[Literal["CT", "MR"], "Bundle"] = Field(default={}, exclude=True)
     folder: Path = Field(exclude=True)
+
+    @property
+    def has_dome(self) -> bool:
+        """Whether embeddings say how far from the right dome of the diaphragm they lie."""
+        return self.levels is not None and self.levels.dome
 
     @property
     def encoder_id(self) -> EncoderId:

@@ -131,7 +131,8 @@ class MonaiEncoder:
         )
         vectors = project(seen.pooled([cut.cells for cut in cuts]))
         if (finder := self._levels.get(volume.modality)) is not None:
-            vectors = finder.placed(vectors, column_of(seen), heights_mm(cuts, seen.grid))
+            column = column_of(seen, dome=self.bundle.has_dome)
+            vectors = finder.placed(vectors, column, heights_mm(cuts, seen.grid))
         parts = self._regional(seen, cuts)
         chunks = tuple(
             EmbeddedChunk(ordinal, position, cut.box_lps_mm, cut.slices, {GLOBAL: vector, **regional})

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from config.errors import ConfigError
+from indexer.domes import right_dome_mm
 from indexer.feature_map import FeatureMap
 from indexer.places import with_places
 from indexer.projection import Projection
@@ -60,10 +61,13 @@ class Column:
         Features pooled around each place along z where there is any body.
     heights_mm : (n,) float64
         Of those places, above the lower edge of the grid.
+    dome_mm : float or None
+        Height of the right dome of the diaphragm, where it is known.
     """
 
     rows: Rows
     heights_mm: Floats
+    dome_mm: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +119,8 @@ class LevelFinder:
 
     def placed(self, vectors: Rows, column: Column, heights_mm: Floats) -> Rows:
         """Say in embeddings (N, 256) where they lie, given their heights (N,) in the volume."""
-        return with_places(vectors, self.places(column, heights_mm))
+        dome_mm = np.nan if column.dome_mm is None else column.dome_mm
+        return with_places(vectors, self.places(column, heights_mm), heights_mm - dome_mm)
 
     def places(self, column: Column, heights_mm: Floats) -> Floats:
         """Places (N,) on the axis of the atlas of heights (N,) in a volume."""
@@ -128,8 +133,14 @@ class LevelFinder:
         return np.asarray(inside + np.where(outside, beyond, 0.0))
 
 
-def column_of(seen: FeatureMap) -> Column:
-    """Pool a volume's features around each place along z; all of them where there is no body at all."""
+def column_of(seen: FeatureMap, *, dome: bool = False) -> Column:
+    """Pool a volume's features around each place along z; all of them where there is no body at all.
+
+    Parameters
+    ----------
+    dome : bool
+        Look for the right dome of the diaphragm as well.
+    """
     count = seen.weights.shape[0]
     body = seen.weights.sum(axis=(1, 2))
     present = np.flatnonzero(body > _LEAST_BODY * body.max()) if body.any() else np.arange(count)
@@ -137,7 +148,7 @@ def column_of(seen: FeatureMap) -> Column:
     around = [slice(max(0, cell - half), min(count, cell + half + 1)) for cell in present.tolist()]
     edges = np.array([seen.lattice.edges_z(slice(cell, cell + 1)) for cell in present.tolist()])
     heights = (edges.mean(axis=1) + 0.5) * seen.grid.spacing_mm[0]
-    return Column(seen.pooled(around), heights)
+    return Column(seen.pooled(around), heights, right_dome_mm(seen.grid, seen.body) if dome else None)
 
 
 def reference(column: Column, landmarks_mm: dict[str, float], series: SeriesInstanceUID) -> Atlas:

@@ -100,7 +100,7 @@ class Seen:
     @cached_property
     def _column(self) -> Column | None:
         has_atlas = self.bundle.levels is not None and self.volume.modality == "CT"
-        return column_of(self.map) if has_atlas else None
+        return column_of(self.map, dome=self.bundle.has_dome) if has_atlas else None
 
 
 class Eye(MonaiEncoder):

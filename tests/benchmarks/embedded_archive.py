@@ -21,6 +21,7 @@ from indexer.catalog.embeddings import GLOBAL
 from indexer.catalog.engine import open_engine, writing
 from indexer.catalog.schema import chunk, embedding, indexing, instance, patient, series, study
 from indexer.catalog.sequences import PART
+from indexer.levels import LANDMARKS_MM
 from indexer.places import CODE_DIM, looks_of, place_of, with_places
 from indexer.uids import EncoderId
 
@@ -163,7 +164,7 @@ def made_series(chunks: int, seed: int = 1) -> Iterator[list[Made]]:
             part = np.full((len(vectors), DIM), np.nan, np.float32)
             if modality == "CT":
                 padded = np.hstack([vectors, np.zeros((len(vectors), CODE_DIM), np.float32)])
-                vectors = with_places(padded, places)
+                vectors = with_places(padded, places, places - LANDMARKS_MM["right_diaphragm_dome"])
                 lungs = np.flatnonzero((places > _CHEST_MM[0]) & (places < _CHEST_MM[1]))
                 if lungs.size:
                     _, packed = np.unique(of_series[lungs], return_inverse=True)

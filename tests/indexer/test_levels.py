@@ -63,7 +63,7 @@ def test_a_place_that_looks_like_nothing_is_told_by_its_neighbours() -> None:
 
 def test_embeddings_carry_places_beside_looks() -> None:
     vectors = drawn(FEATURES, 0)(LOOKS[:4])
-    placed = with_places(vectors, np.array([0.0, 10.0, 300.0, 800.0]))
+    placed = with_places(vectors, np.array([0.0, 10.0, 300.0, 800.0]), np.array([np.nan, np.nan, -20.0, np.nan]))
 
     assert placed.shape == (4, EMBEDDING_DIM)
     assert np.linalg.norm(placed, axis=1) == pytest.approx(1, abs=1e-5)
@@ -72,6 +72,17 @@ def test_embeddings_carry_places_beside_looks() -> None:
     assert [level_of(vector) for vector in kept] == ["pelvis", "pelvis", "upper abdomen", "head"]
     assert float(placed[0] @ placed[1]) > float(vectors[0] @ vectors[1]) + 0.2
     assert looks_of(placed) @ looks_of(placed).T == pytest.approx(vectors @ vectors.T, abs=0.15)
+
+
+def test_embeddings_say_how_far_from_the_dome_they_lie() -> None:
+    vectors = np.repeat(drawn(FEATURES, 0)(LOOKS[:1]), 6, axis=0)
+    above_mm = np.array([-20.0, -25.0, 20.0, 300.0, -900.0, np.nan])
+    cosines = (placed := with_places(vectors, np.full(6, 320.0), above_mm)) @ placed.T
+
+    assert cosines[0, 1] > 0.99  # nearly as far below it
+    assert cosines[0, 2] < cosines[0, 1] - 0.05  # below and above it
+    assert cosines[0, 3] < cosines[0, 2]
+    assert cosines[3:, 3:] == pytest.approx(np.ones((3, 3)), abs=1e-3)  # far away, or none at all
 
 
 def test_an_embedding_without_a_place_says_none() -> None:
