@@ -81,13 +81,20 @@ class WaitingFinder:
         limit: int,
         allowed_series: frozenset[int] | None = None,
         cancelled: Callable[[], bool] = lambda: False,
+        explained: bool = True,
     ) -> Answer:
         """Find the studies that look like the seed; see `indexer.answer.Finder.similar`."""
+
+        def ask() -> Answer:
+            return self._finder.similar(
+                seed, limit=limit, allowed_series=allowed_series, cancelled=cancelled, explained=explained
+            )
+
         try:
-            return self._finder.similar(seed, limit=limit, allowed_series=allowed_series, cancelled=cancelled)
+            return ask()
         except Transient:
             self.wait(seed)
-            return self._finder.similar(seed, limit=limit, allowed_series=allowed_series, cancelled=cancelled)
+            return ask()
 
     def wait(self, seed: Seed) -> None:
         """Wait until every series of the seed is indexed, parked or of no images, or patience ends."""

@@ -50,11 +50,13 @@ def similar(
     Refused
         The seed is unknown, not indexed yet, or cannot be compared; the message says which.
     """
-    answer = _ask(lookup, finder, question, cancelled)
     elements = _elements_asked(identifier)
+    explained = bool(elements) or identifier.level > Level.STUDY
+    answer = _ask(lookup, finder, question, cancelled, explained=explained)
     seen: set[int] = set()
+    studies = _studies(lookup, answer.hits) if identifier.level <= Level.STUDY else {}
     for hit in answer.hits:
-        for row in _rows(lookup, identifier.level, hit, question.filters):
+        for row in _rows(lookup, identifier.level, hit, question.filters, studies):
             if identifier.level is Level.PATIENT and row.entity.patient_pk in seen:
                 continue
             seen.add(row.entity.patient_pk)
@@ -66,10 +68,18 @@ def similar(
             yield found
 
 
-def _ask(lookup: Lookup, finder: Finder, question: Question, cancelled: Callable[[], bool]) -> Answer:
+def _ask(
+    lookup: Lookup, finder: Finder, question: Question, cancelled: Callable[[], bool], *, explained: bool
+) -> Answer:
     allowed = allowed_series(lookup, question.filters)
     try:
-        return finder.similar(question.seed, limit=question.limit, allowed_series=allowed, cancelled=cancelled)
+        return finder.similar(
+            question.seed,
+            limit=question.limit,
+            allowed_series=allowed,
+            cancelled=cancelled,
+            explained=explained,
+        )
     except (NotFound, Parked, Transient) as error:
         raise Refused(str(error)) from error
 
@@ -88,10 +98,18 @@ def allowed_series(lookup: Lookup, filters: Sequence[Key]) -> frozenset[int] | N
     return frozenset(entity.series_pk for entity in matching_entities(lookup, Level.SERIES, usable))
 
 
-def _rows(lookup: Lookup, level: Level, hit: StudyHit, filters: Sequence[Key]) -> Iterator[_Row]:
+def _studies(lookup: Lookup, hits: Sequence[StudyHit]) -> dict[int, Entity]:
+    """The studies of an answer by their keys; those that are gone since are not among them."""
+    uids = tuple(hit.study_instance_uid for hit in hits)
+    return {one.study_pk: one for one in lookup.entities(Level.STUDY, Prefilter(study_instance_uid=uids))}
+
+
+def _rows(
+    lookup: Lookup, level: Level, hit: StudyHit, filters: Sequence[Key], studies: Mapping[int, Entity]
+) -> Iterator[_Row]:
+    """The rows of one hit; `studies` are needed at the levels of patient and study only."""
     if level <= Level.STUDY:
-        studies = lookup.entities(Level.STUDY, Prefilter(study_instance_uid=(hit.study_instance_uid,)))
-        for entity in studies:
+        if (entity := studies.get(hit.study_pk)) is not None:
             matches = tuple(match for series in hit.series for match in series.matches)
             whose = _patient_only(entity) if level is Level.PATIENT else entity
             yield _Row(whose, hit.similarity, hit.series, matches, _found_instances(matches))

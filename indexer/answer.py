@@ -96,7 +96,7 @@ class StudyHit:
     similarity : float
         0 to 1, that of its best series.
     series : tuple of SeriesHit
-        Its matching series, best first; never empty.
+        Its matching series, best first; empty only in answers that are not explained.
     """
 
     study_pk: int
@@ -149,6 +149,7 @@ class Finder(Protocol):
         limit: int,
         allowed_series: frozenset[int] | None = None,
         cancelled: Callable[[], bool] = lambda: False,
+        explained: bool = True,
     ) -> Answer:
         """Find the studies that look like the seed.
 
@@ -160,6 +161,9 @@ class Finder(Protocol):
             Keys of the series that may be found; None allows all.
         cancelled : callable
             Asked now and then; once true, the answer is what was found until then.
+        explained : bool
+            Whether the asker needs more than an ordered list: without, hits name no series and are all called
+            complete, and no seed is called unusual.
 
         Raises
         ------

@@ -1,8 +1,8 @@
 """From scores to a ranked list of studies: what is alike enough, what is nearly the same, who comes first."""
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,7 @@ from indexer.answer import Completeness, Relation, StudyHit
 from indexer.calibration import UNCALIBRATED, Calibration, Scale, Scales, Uncalibrated
 from indexer.catalog.embeddings import EmbeddingSequence
 from indexer.catalog.lookup import SeriesInfo
+from indexer.places import without_places
 
 DUPLICATE_COSINE = 0.97
 """From this mean cosine on, two series show nearly the same images."""
@@ -48,12 +49,32 @@ class Scored:
     sequence: EmbeddingSequence
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, slots=True)
 class Judged:
-    """A study, and where it stands: similarities near 1 fall together where this does not."""
+    """A study by the series of it that fits best, and where it stands: similarities fall together near 1."""
 
-    hit: StudyHit
+    best: Scored
     standing: float
+    similarity: float
+    relation: Relation
+
+    @property
+    def study_pk(self) -> int:
+        """Key of the study."""
+        return self.best.info.study_pk
+
+    def hit(self, rank: int) -> StudyHit:
+        """The study in an answer, without its series."""
+        info = self.best.info
+        return StudyHit(
+            info.study_pk,
+            info.study_instance_uid,
+            rank,
+            self.similarity,
+            self.relation,
+            Completeness.COMPLETE,
+            (),
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,67 +99,76 @@ class Judge:
         scale = self.scale(one.query_series)
         return scale.similarity(scale.standing(one.alignment.score))
 
-    def judged(self, scored: Sequence[Scored]) -> Judged | None:
-        """Judge a study: the mean over the query's series of how well its best fitting series does.
+    def judged(self, scored: Mapping[int, Sequence[Scored]]) -> list[Judged]:
+        """Judge studies, each by the mean over the query's series of how well its best fitting series does.
 
-        None for another patient's study that is not alike enough.
+        Left out are other patients' studies that are not alike enough.
         """
-        best: dict[int, float] = {}
+        best = {study: max(of, key=lambda one: one.alignment.score) for study, of in scored.items()}
+        copies = self._copies(best)
+        judged = [self._judged(best[study], of, study in copies) for study, of in scored.items()]
+        return [one for one in judged if one is not None]
+
+    def _judged(self, best: Scored, scored: Sequence[Scored], is_copy: bool) -> Judged | None:
+        standings: dict[int, float] = {}
         for one in scored:
             standing = self.scale(one.query_series).standing(one.alignment.score)
-            best[one.query_series] = max(best.get(one.query_series, -math.inf), standing)
-        info, standing = scored[0].info, sum(best.values()) / len(best)
-        best_one = max(scored, key=lambda one: one.alignment.score)
-        own = self.query.series[best_one.query_series][1]
-        nearly_same = shows_nearly_the_same(own, best_one.sequence, best_one.alignment)
-        relation = Relation.PRIOR if info.patient_pk in self.query.patient_pks else Relation.ANALOGUE
-        hit = StudyHit(
-            study_pk=info.study_pk,
-            study_instance_uid=info.study_instance_uid,
-            rank=0,
-            similarity=self.scale(scored[0].query_series).similarity(standing),
-            relation=Relation.DUPLICATE if nearly_same else relation,
-            completeness=Completeness.COMPLETE,
-            series=(),
-        )
-        too_far = self.scales is not None and hit.similarity < self.least_similarity
-        return None if too_far and hit.relation is Relation.ANALOGUE else Judged(hit, standing)
+            standings[one.query_series] = max(standings.get(one.query_series, -math.inf), standing)
+        standing = sum(standings.values()) / len(standings)
+        is_own = best.info.patient_pk in self.query.patient_pks
+        similarity = self.scale(scored[0].query_series).similarity(standing)
+        if self.scales is not None and similarity < self.least_similarity and not (is_copy or is_own):
+            return None
+        relation = Relation.DUPLICATE if is_copy else Relation.PRIOR if is_own else Relation.ANALOGUE
+        return Judged(best, standing, similarity, relation)
+
+    def _copies(self, best: Mapping[int, Scored]) -> set[int]:
+        """Studies whose best fitting series shows nearly the same images as the query's."""
+        found: set[int] = set()
+        for number, (_, own) in enumerate(self.query.series):
+            of_series = {study: one for study, one in best.items() if one.query_series == number}
+            paired = [one.sequence.vectors[one.alignment.pairs] for one in of_series.values()]
+            if paired:
+                is_copy = show_nearly_the_same(own.vectors, np.stack(paired))
+                found |= {study for study, same in zip(of_series, is_copy.tolist(), strict=True) if same}
+        return found
 
 
-def ranked(judged: Sequence[Judged], scored: Mapping[int, Sequence[Scored]], limit: int) -> list[StudyHit]:
+def ranked(judged: Sequence[Judged], limit: int) -> list[StudyHit]:
     """Put `limit` analogues first, then all of the patient's own and copies; best first, ties as in the catalog."""
-    ordered = [one.hit for one in sorted(judged, key=lambda one: (-one.standing, one.hit.study_pk))]
-    analogues = _collapsed([hit for hit in ordered if hit.relation is Relation.ANALOGUE], scored, limit)
-    related = [hit for hit in ordered if hit.relation is not Relation.ANALOGUE]
-    return [replace(hit, rank=rank) for rank, hit in enumerate([*analogues, *related], start=1)]
+    ordered = sorted(judged, key=lambda one: (-one.standing, one.study_pk))
+    analogues = _collapsed((one for one in ordered if one.relation is Relation.ANALOGUE), limit)
+    related = [one for one in ordered if one.relation is not Relation.ANALOGUE]
+    return [one.hit(rank) for rank, one in enumerate([*analogues, *related], start=1)]
 
 
-def _collapsed(ordered: Sequence[StudyHit], scored: Mapping[int, Sequence[Scored]], limit: int) -> list[StudyHit]:
+def _collapsed(ordered: Iterable[Judged], limit: int) -> list[Judged]:
     """Keep the best of studies that show nearly the same images (copies under other UIDs, reconstructions)."""
-    kept: list[StudyHit] = []
-    for hit in ordered:
+    kept: list[Judged] = []
+    for one in ordered:
         if len(kept) == limit:
             break
-        if not any(_nearly_same(scored[one.study_pk], scored[hit.study_pk]) for one in kept):
-            kept.append(hit)
+        if not any(_nearly_same(other.best.sequence, one.best.sequence) for other in kept):
+            kept.append(one)
     return kept
 
 
-def _nearly_same(first: Sequence[Scored], second: Sequence[Scored]) -> bool:
-    one, other = (max(scored, key=lambda s: s.alignment.score).sequence.appearance for scored in (first, second))
-    if len(one) != len(other):
+def _nearly_same(one: EmbeddingSequence, other: EmbeddingSequence) -> bool:
+    if len(one.vectors) != len(other.vectors):
         return False
-    return _mean_cosine(one, other) >= DUPLICATE_COSINE
+    return bool(show_nearly_the_same(one.vectors, other.vectors[None])[0])
 
 
-def shows_nearly_the_same(query: EmbeddingSequence, found: EmbeddingSequence, alignment: Alignment) -> bool:
-    """Whether the chunks that go together are nearly the same images, seen as a whole."""
-    return _mean_cosine(query.appearance, found.appearance[alignment.pairs]) >= DUPLICATE_COSINE
+def show_nearly_the_same(query: NDArray[np.float32], found: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Whether chunks (S, N, D) that go with those of a query (N, D) are nearly the same images, seen as a whole.
 
-
-def _mean_cosine(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
-    """Of unit vectors (N, D), row by row."""
-    return float(np.einsum("nd,nd->", one, other)) / len(one)
+    Returns
+    -------
+    (S,) bool
+    """
+    own, theirs = without_places(query), without_places(found.reshape(-1, found.shape[2]))
+    cosines = np.einsum("nd,snd->s", own, theirs.reshape(found.shape)) / len(own)
+    return np.asarray(cosines >= DUPLICATE_COSINE)
 
 
 def best_of_series(scored: Sequence[Scored]) -> list[Scored]:

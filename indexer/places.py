@@ -70,6 +70,17 @@ def looks_of(vectors: Rows) -> Rows:
     return np.asarray(_unit(vectors[:, :-CODE_DIM]))
 
 
+def without_places(vectors: Rows) -> Rows:
+    """Embeddings (N, 256) of unit length in which the places that some of them say are zero; see `looks_of`."""
+    code = vectors[:, -CODE_DIM:]
+    weight = np.einsum("nd,nd->n", code, code)
+    says = (np.abs(weight - CODE_WEIGHT) <= _TOLERANCE) & (code.min(axis=1) >= -_TOLERANCE)
+    looks = vectors.copy()
+    looks[says, -CODE_DIM:] = 0
+    looks[says] /= np.sqrt(np.maximum(1 - weight[says], 1e-9))[:, None]
+    return looks
+
+
 def level_of(vector: Rows) -> str:
     """What people call the place that an embedding says ("upper abdomen"); empty where it says none."""
     place = place_of(vector)

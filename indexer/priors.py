@@ -13,7 +13,7 @@ from indexer.catalog import Catalog
 from indexer.catalog.dates import study_dates
 from indexer.catalog.embeddings import StoredChunk
 from indexer.errors import NotFound, Parked
-from indexer.judging import shows_nearly_the_same
+from indexer.judging import show_nearly_the_same
 from indexer.pairing import SeriesPair, best_pair
 from indexer.places import level_of
 from indexer.uids import EncoderId, SeriesInstanceUID, StudyInstanceUID
@@ -138,7 +138,8 @@ def _study(
 ) -> PriorStudy:
     ordered = sorted(pairs, key=lambda pair: (-pair.alignment.score, pair.other.series_pk))
     best = ordered[0]
-    is_copy = shows_nearly_the_same(best.present_sequence, best.other_sequence, best.alignment)
+    paired = best.other_sequence.vectors[best.alignment.pairs]
+    is_copy = bool(show_nearly_the_same(best.present_sequence.vectors, paired[None])[0])
     complete = all(up_to_date.get(pair.other.series_pk, False) for pair in pairs)
     return PriorStudy(
         study_instance_uid=uid,

@@ -68,8 +68,8 @@ def _best(series: NDArray[np.int64], similarities: NDArray[np.float32], most: in
     found = np.isfinite(similarities)
     last = np.where(found, similarities, np.inf).min(axis=1)
     bounds = np.repeat(last[:, None], len(keys), axis=1)
-    chunk = np.broadcast_to(np.arange(len(series))[:, None], series.shape)
-    np.maximum.at(bounds, (chunk.ravel(), place.ravel()), np.where(found, similarities, -1).ravel())
+    chunk_and_series = np.arange(len(series))[:, None] * len(keys) + place.reshape(series.shape)
+    np.maximum.at(bounds.ravel(), chunk_and_series.ravel(), np.where(found, similarities, -1).ravel())
     total = np.where(keys >= 0, bounds.sum(axis=0), -np.inf)
     chosen = np.argsort(-total, kind="stable")[:most]
     return set(keys[chosen][total[chosen] > -np.inf].tolist())

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from indexer.catalog.embeddings import Embeddings, EmbeddingSequence
+from indexer.catalog import Catalog
+from indexer.catalog.embeddings import EmbeddingSequence
+from indexer.catalog.lookup import SeriesInfo
 from indexer.uids import EncoderId
 
 Keys = NDArray[np.int64]
@@ -32,9 +34,10 @@ class Remembered:
     of an indexing. What was replaced is never asked for again, and is the first to be forgotten.
     """
 
-    def __init__(self, embeddings: Embeddings) -> None:
-        self._embeddings = embeddings
+    def __init__(self, catalog: Catalog) -> None:
+        self._embeddings, self._lookup = catalog.embeddings, catalog.lookup
         self._lock = threading.Lock()
+        self._infos: OrderedDict[int, SeriesInfo] = OrderedDict()
         self._known = _Known(np.empty(0, np.int64), np.empty(0, np.int64))
         self._sequences: OrderedDict[int, EmbeddingSequence] = OrderedDict()
         self._chunks = 0
@@ -65,6 +68,20 @@ class Remembered:
                 known = self._known
                 self._known = _Known(np.concatenate([known.ids, ids]), np.concatenate([known.series, series]))
             return self._known
+
+    def infos(self, series_pks: Sequence[int]) -> dict[int, SeriesInfo]:
+        """Who series are, by key, whoever may see them; state and reason are those of some time ago.
+
+        A series that is gone since may still be among them, but has no `sequences`.
+        """
+        with self._lock:
+            found = {pk: self._infos[pk] for pk in series_pks if pk in self._infos}
+        fresh = self._lookup.series_info([pk for pk in series_pks if pk not in found])
+        with self._lock:
+            self._infos |= fresh
+            while len(self._infos) > MOST_CHUNKS:
+                self._infos.popitem(last=False)
+        return {pk: one for pk in series_pks if (one := found.get(pk) or fresh.get(pk)) is not None}
 
     def sequences(self, series_pks: Sequence[int], encoder_id: EncoderId) -> dict[int, EmbeddingSequence]:
         """See `indexer.catalog.Embeddings.sequences`."""

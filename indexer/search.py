@@ -26,12 +26,14 @@ from indexer.promising import nearest_series, promising
 from indexer.recalibration import Recalibration
 from indexer.remembered import Remembered
 from indexer.uids import EncoderId
-from indexer.vectors import HoldsVectors, Neighbours, VectorIndex
+from indexer.vectors import HoldsVectors, VectorIndex
 
 SHOWN_MATCHES = 8
 """Chunk pairs that a hit is explained with."""
 _LEAST_RERANKED, _RERANKED_SHARE = 192, 4
 """Series that are compared exactly with each of the query's: at least so many; so many for each study wanted."""
+_WHOLLY_SCORED = 6
+"""So many times as many series are scored by their whole vectors, to choose from."""
 _BATCH = 512
 """Candidate series that are scored before it is asked whether the question was cancelled."""
 
@@ -53,7 +55,7 @@ class Search:
         self._source = source
         self._candidates = settings.candidates_per_chunk
         self._least_similarity = settings.least_similarity
-        self._remembered = Remembered(catalog.embeddings)
+        self._remembered = Remembered(catalog)
         self._recalibration = Recalibration(catalog, self._remembered)
 
     def within(self, cohort: Cohort | None) -> Self:
@@ -69,10 +71,11 @@ class Search:
         limit: int,
         allowed_series: frozenset[int] | None = None,
         cancelled: Callable[[], bool] = lambda: False,
+        explained: bool = True,
     ) -> Answer:
         """Find the studies that look like the seed; see `indexer.answer.Finder.similar`."""
         query = self._query(seed, self._source.current()[1])
-        return self._answer(query, {}, limit, allowed_series, cancelled)
+        return self._answer(query, {} if explained else None, limit, allowed_series, cancelled)
 
     def similar_to(
         self,
@@ -102,12 +105,12 @@ class Search:
     def _answer(
         self,
         query: Query,
-        own_chunks: Mapping[int, StoredChunk],
+        own_chunks: Mapping[int, StoredChunk] | None,
         limit: int,
         allowed_series: frozenset[int] | None,
         cancelled: Callable[[], bool],
     ) -> Answer:
-        """Answer a query; `own_chunks` are those of it that the catalog does not know."""
+        """Answer a query; `own_chunks` are those of it that the catalog does not know, None: explain nothing."""
         index, encoder_id = self._source.current()
         found = self._candidate_series(query, index, encoder_id, limit, allowed_series)
         sequences = self._remembered.sequences(sorted(found), encoder_id)
@@ -115,8 +118,9 @@ class Search:
         calibration = self._recalibration.current(index, encoder_id)
         scales = calibration.scales({info.modality for info, _ in query.series})
         judge = Judge(query, scales, self._least_similarity)
-        judged = [one for of_study in scored.values() if (one := judge.judged(of_study)) is not None]
-        hits = own_newest_first(self._view.lookup, ranked(judged, scored, limit), limit)
+        hits = own_newest_first(self._view.lookup, ranked(judge.judged(scored), limit), limit)
+        if own_chunks is None:
+            return Answer(encoder_id, tuple(hits), scales is not None)
         explained = self._explained(judge, hits, scored, encoder_id, own_chunks)
         return Answer(encoder_id, explained, scales is not None, query.is_unusual(calibration))
 
@@ -181,9 +185,8 @@ class Search:
         crowd = min(len(embeddings.ids_of_series(sorted(series_pks), encoder_id)), 4 * self._candidates)
         allowed_ids = self._allowed_ids(encoder_id, allowed)
         if len(index) and (allowed_ids is None or len(allowed_ids)):
-            neighbours = index.search(query.vectors, self._candidates + crowd, allowed_ids, together=True)
-            series_pks |= self._promising(query, index, neighbours, series_pks, limit)
-        infos = lookup.series_info(sorted(series_pks if allowed is None else series_pks & allowed))
+            series_pks |= self._promising(query, index, self._candidates + crowd, allowed_ids, series_pks, limit)
+        infos = self._remembered.infos(sorted(series_pks if allowed is None else series_pks & allowed))
         modalities = {info.modality for info, _ in query.series}
         return {
             pk: info
@@ -192,18 +195,29 @@ class Search:
         }
 
     def _promising(
-        self, query: Query, index: VectorIndex, neighbours: Neighbours, own: Set[int], limit: int
+        self, query: Query, index: VectorIndex, n: int, allowed: NDArray[np.int64] | None, own: Set[int], limit: int
     ) -> set[int]:
-        """Those series of the neighbours, but the patient's own, that are worth comparing exactly."""
+        """Those series of each chunk's n neighbours, but the own patient's, that are worth comparing exactly."""
+        at_hand = index if isinstance(index, HoldsVectors) else None
+        if at_hand is not None:
+            neighbours = at_hand.near(query.vectors, n, allowed)
+        else:
+            neighbours = index.search(query.vectors, n, allowed, together=True)
         of = self._remembered.series_of(neighbours.ids.ravel()).reshape(neighbours.ids.shape)
         of = np.where(np.isin(of, list(own)), -1, of)
         lengths = [len(sequence.chunk_pks) for _, sequence in query.series]
         most = max(_LEAST_RERANKED, _RERANKED_SHARE * limit)
-        found = np.unique(of[of >= 0])
-        if len(found) <= most:
-            return set(found.tolist())
-        if not isinstance(index, HoldsVectors):
+        if at_hand is None:
             return promising(of, neighbours.similarities, lengths, most)
+        found = promising(of, neighbours.similarities, lengths, _WHOLLY_SCORED * most)
+        if len(found) <= most:
+            return found
+        return self._nearest(query, at_hand, np.asarray(sorted(found)), lengths, most)
+
+    def _nearest(
+        self, query: Query, index: HoldsVectors, found: NDArray[np.int64], lengths: Sequence[int], most: int
+    ) -> set[int]:
+        """Those of the found series that are nearest to each of the query's by their whole vectors."""
         ids, place = self._remembered.ids_of(found)
         present, vectors = index.vectors_of(ids)
         if not present.any():  # all of it was replaced meanwhile

@@ -29,6 +29,7 @@ class Elsewhere:
         limit: int,
         allowed_series: frozenset[int] | None = None,
         cancelled: Callable[[], bool] = lambda: False,
+        explained: bool = True,
     ) -> Answer:
         """Refuse."""
         raise Refused("this node answers no questions: it has not the role `query`")

@@ -3,18 +3,22 @@
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import (
+    BindParameter,
     Connection,
     Engine,
     RowMapping,
     Select,
+    String,
     Table,
     bindparam,
+    case,
+    cast,
     delete,
     func,
     insert,
@@ -25,7 +29,7 @@ from sqlalchemy import (
 from config.access import Cohort
 from indexer.answer import BoxLpsMm
 from indexer.catalog.cohort import visible
-from indexer.catalog.engine import BLOCK, JOURNAL_LOCK, blocks, lock, reading, writing
+from indexer.catalog.engine import BLOCK, JOURNAL_LOCK, blocks, lock, one_of, reading, writing
 from indexer.catalog.journal import get_meta, set_meta
 from indexer.catalog.progress import LeasedSeries, end_lease, waiting_for
 from indexer.catalog.schema import chunk, embedding, indexing, journal, series, study
@@ -217,8 +221,7 @@ class Embeddings:
         """Ids (N,), ascending, of every embedding of a kind."""
         chosen = (embedding.c.encoder_id == encoder_id) & (embedding.c.kind == kind)
         with reading(self._engine) as connection:
-            rows = connection.execute(select(embedding.c.id).where(chosen).order_by(embedding.c.id))
-            return np.fromiter(rows.scalars(), dtype=np.int64)
+            return np.sort(_keys(connection, select(embedding.c.id).where(chosen))[0])
 
     def vectors(
         self, encoder_id: EncoderId, kind: str = GLOBAL
@@ -267,10 +270,10 @@ class Embeddings:
         with reading(self._engine) as connection:
             if after:
                 newer = select(embedding.c.id, chunk.c.series_pk).join(chunk).where(embedding.c.id > after)
-                found = _pairs(connection, newer)
+                found = _by_the_first(_keys(connection, newer))
                 return found[0], found[1]
-            of_chunk = _pairs(connection, select(chunk.c.id, chunk.c.series_pk))
-            found = _pairs(connection, select(embedding.c.id, embedding.c.chunk_pk))
+            of_chunk = _by_the_first(_keys(connection, select(chunk.c.id, chunk.c.series_pk)))
+            found = _by_the_first(_keys(connection, select(embedding.c.id, embedding.c.chunk_pk)))
         at = np.searchsorted(of_chunk[0], found[1])
         return found[0], of_chunk[1][at]
 
@@ -295,47 +298,48 @@ class Embeddings:
 
     def sequences(self, series_pks: Sequence[int], encoder_id: EncoderId) -> dict[int, EmbeddingSequence]:
         """The ordered embeddings (volume, then z) of those series that have any: series key to sequence."""
-        columns = (chunk.c.series_pk, chunk.c.id, chunk.c.volume, embedding.c.kind, embedding.c.vector)
-        query = _of_series(select(*columns), encoder_id, GLOBAL, PART)
-        query = query.order_by(chunk.c.series_pk, chunk.c.volume, chunk.c.position)
         found: dict[int, EmbeddingSequence] = {}
+        if not series_pks:
+            return found
         with reading(self._engine) as connection:
             for block in blocks(series_pks):
-                rows = connection.execute(query.where(indexing.c.series_pk.in_(block))).all()
-                found |= self._sequences(rows)
+                found |= self._sequences(*_in_any_order(connection, encoder_id, block))
         return found
 
-    def _sequences(self, rows: Sequence[Any]) -> dict[int, EmbeddingSequence]:
-        """Sequences from series, chunk, volume, kind and value of each embedding, those of a series in a row."""
-        values = self._values.all([row[4] for row in rows])
-        whole = [number for number, row in enumerate(rows) if row[3] == GLOBAL]
-        part_of = {row[1]: number for number, row in enumerate(rows) if row[3] == PART}
-        vectors = values[whole]
-        parts = np.zeros_like(vectors)
-        with_part = [at for at, number in enumerate(whole) if rows[number][1] in part_of]
-        parts[with_part] = values[[part_of[rows[whole[at]][1]] for at in with_part]]
-        has_part = np.zeros(len(whole), dtype=np.bool_)
-        has_part[with_part] = True
+    def _sequences(
+        self, keys: Sequence[NDArray[np.int64]], values: Sequence[bytes]
+    ) -> dict[int, EmbeddingSequence]:
+        """Sequences from series, volume, position, chunk, and whether it is a part, of each embedding."""
+        if not values:
+            return {}
+        vectors = self._values.all(values)
+        series_pk, volume, position, chunk_pk, of_part = keys
+        is_part = of_part.astype(np.bool_)
+        order = np.lexsort((is_part, chunk_pk, position, volume, series_pk))
+        whole = order[~is_part[order]]
+        row_of_part = np.full(len(values), -1)
+        # A chunk's part follows its whole.
+        row_of_part[order[:-1][is_part[order[1:]]]] = order[1:][is_part[order[1:]]]
+        starts = np.flatnonzero(np.diff(series_pk[whole], prepend=-1)).tolist()
         found: dict[int, EmbeddingSequence] = {}
-        for series_pk, group in groupby(enumerate(whole), key=lambda one: rows[one[1]][0]):
-            places = list(group)
-            start, stop = places[0][0], places[-1][0] + 1
-            found[series_pk] = EmbeddingSequence(
-                tuple(rows[number][1] for _, number in places),
-                tuple(rows[number][2] for _, number in places),
-                vectors[start:stop].copy(),  # else one sequence that is kept would keep all
-                parts[start:stop].copy() if has_part[start:stop].any() else None,
+        for start, stop in pairwise([*starts, len(whole)]):
+            chosen = whole[start:stop]
+            part = row_of_part[chosen]
+            found[int(series_pk[chosen[0]])] = EmbeddingSequence(
+                tuple(chunk_pk[chosen].tolist()),
+                tuple(volume[chosen].tolist()),
+                vectors[chosen],
+                np.where((part >= 0)[:, None], vectors[part], np.float32(0)) if part.max() >= 0 else None,
             )
         return found
 
     def indexings(self, series_pks: Sequence[int], encoder_id: EncoderId) -> dict[int, int]:
         """Series key to the key of its embeddings as a whole, which is another one once they are replaced."""
         found: dict[int, int] = {}
-        query = select(indexing.c.series_pk, indexing.c.id).where(indexing.c.encoder_id == encoder_id)
         with reading(self._engine) as connection:
             for block in blocks(series_pks):
-                rows = connection.execute(query.where(indexing.c.series_pk.in_(block)))
-                found.update((series_pk, key) for series_pk, key in rows)
+                pairs = _keys(connection, _INDEXINGS, {"encoder": encoder_id, "keys": block})
+                found.update(zip(*(column.tolist() for column in pairs), strict=True))
         return found
 
     def chunks(self, series_pks: Sequence[int], encoder_id: EncoderId) -> list[StoredChunk]:
@@ -418,7 +422,7 @@ class Embeddings:
         return (dict(row.seconds), list(row.notes)) if row else ({}, [])
 
 
-def _of_series(columns: Select[Any], encoder_id: EncoderId, *kinds: str) -> Select[Any]:
+def _of_series(columns: Select[Any], encoder_id: EncoderId | BindParameter[Any], *kinds: str) -> Select[Any]:
     """Select among the embeddings of series, still to be named by `indexing.series_pk`.
 
     `indexing` alone is asked for the encoder: asked of `embedding`, SQLite would go through all that it made.
@@ -427,11 +431,48 @@ def _of_series(columns: Select[Any], encoder_id: EncoderId, *kinds: str) -> Sele
     return columns.select_from(joined).where(indexing.c.encoder_id == encoder_id, embedding.c.kind.in_(kinds))
 
 
-def _pairs(connection: Connection, query: Select[Any]) -> NDArray[np.int64]:
-    """Two columns of keys, (2, N), by the first of them."""
-    flat = (key for row in connection.execute(query) for key in row)
-    pairs = np.fromiter(flat, dtype=np.int64).reshape(-1, 2).T
-    return pairs[:, np.argsort(pairs[0], kind="stable")]
+def _in_any_order(
+    connection: Connection, encoder_id: EncoderId, series_pks: Sequence[int]
+) -> tuple[list[NDArray[np.int64]], list[bytes]]:
+    """Columns of `_OF_EMBEDDING`, (N,) each, and the values of the embeddings of some series."""
+    rows = connection.execute(_IN_ANY_ORDER, {"encoder": encoder_id, "keys": series_pks}).all()
+    keys = [np.asarray([row[at] for row in rows], dtype=np.int64) for at in range(len(_OF_EMBEDDING))]
+    return keys, [row[-1] for row in rows]
+
+
+def _keys(
+    connection: Connection, query: Select[Any], given: Mapping[str, object] | None = None
+) -> list[NDArray[np.int64]]:
+    """Columns of keys, (N,) each, all in one order.
+
+    They come as one row of texts: a row for each key takes several times as long.
+    """
+    columns = (func.aggregate_strings(cast(column, String), ",") for column in query.selected_columns)
+    return [_numbers(text) for text in connection.execute(query.with_only_columns(*columns), given or {}).one()]
+
+
+def _numbers(text: str | None) -> NDArray[np.int64]:
+    return np.fromstring(text or "", dtype=np.int64, sep=",")
+
+
+_OF_EMBEDDING = (
+    chunk.c.series_pk,
+    chunk.c.volume,
+    chunk.c.position,
+    chunk.c.id,
+    case((embedding.c.kind == PART, 1), else_=0),
+)
+_IN_ANY_ORDER = _of_series(select(*_OF_EMBEDDING, embedding.c.vector), bindparam("encoder"), GLOBAL, PART).where(
+    indexing.c.series_pk.in_(one_of())
+)
+_INDEXINGS = select(indexing.c.series_pk, indexing.c.id).where(
+    indexing.c.encoder_id == bindparam("encoder"), indexing.c.series_pk.in_(one_of())
+)
+
+
+def _by_the_first(columns: Sequence[NDArray[np.int64]]) -> list[NDArray[np.int64]]:
+    order = np.argsort(columns[0], kind="stable")
+    return [column[order] for column in columns]
 
 
 def _enter_indexing(

@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, Connection, Engine, Select, and_, func, se
 from config.access import Cohort
 from indexer.attributes import JsonObject
 from indexer.catalog.cohort import visible, visible_series
-from indexer.catalog.engine import BLOCK, blocks, reading
+from indexer.catalog.engine import BLOCK, blocks, one_of, reading
 from indexer.catalog.schema import instance, patient, quarantine, series, study
 from indexer.catalog.states import SeriesState
 from indexer.uids import SeriesInstanceUID, SOPInstanceUID, StudyInstanceUID
@@ -152,7 +152,8 @@ class Lookup:
         found: dict[int, SeriesInfo] = {}
         with reading(self._engine) as connection:
             for block in blocks(series_pks):
-                for row in connection.execute(_series_info().where(series.c.id.in_(block), *self._visible_series)):
+                seen = _series_info().where(series.c.id.in_(one_of()), *self._visible_series)
+                for row in connection.execute(seen, {"keys": block}).all():
                     found[row[0]] = SeriesInfo(*row)
         return found
 

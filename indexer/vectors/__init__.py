@@ -139,6 +139,14 @@ class HoldsVectors(Protocol):
         """Which of the ids (N,) are present, and the vectors of those, (M, dim), in their order."""
         ...
 
+    def near(self, queries: NDArray[np.float32], n: int, allowed: NDArray[np.int64] | None = None) -> Neighbours:
+        """Find about n vectors near to every query, for somebody who will compare them by their vectors.
+
+        As `VectorIndex.search`, but for less: how many are found, which, and how similar they are said to be are
+        approximate.
+        """
+        ...
+
 
 def recall(found: Neighbours, exact: Neighbours) -> float:
     """Measure how much of the exact answer was found.

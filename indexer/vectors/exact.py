@@ -90,6 +90,10 @@ class ExactIndex:
         with self._lock.read():
             return self._table().vectors_of(ids)
 
+    def near(self, queries: NDArray[np.float32], n: int, allowed: NDArray[np.int64] | None = None) -> Neighbours:
+        """See `indexer.vectors.HoldsVectors`: here they are the nearest."""
+        return self.search(queries, n, allowed)
+
     def snapshot(self, folder: StoredFolder, sequence: int) -> None:
         """Write ids and vectors to a folder."""
         with self._changing:

@@ -148,6 +148,20 @@ class HnswIndex:
         with self._lock.read():
             return self._open()[0].vectors_of(ids)
 
+    def near(self, queries: NDArray[np.float32], n: int, allowed: NDArray[np.int64] | None = None) -> Neighbours:
+        """See `indexer.vectors.HoldsVectors`: what the graph says, unless a narrow look at all costs less."""
+        checks.check_search(queries, n, allowed, self.dim)
+        if allowed is None:
+            known = queries if self._reduction is None else self._reduction.reduced(queries)
+            wide = n if self._reduction is None else max(n, _TOGETHER_EF)
+            with self._lock.read():
+                rows, graph = self._open()
+                is_worth_it = max(wide, self._parameters.ef) * _GRAPH_COST <= len(rows)
+                found = graph.search(known, wide) if is_worth_it else None
+                if found is not None:
+                    return Neighbours(rows.ids[found[0]], found[1])
+        return self.search(queries, n, allowed, together=True)
+
     def snapshot(self, folder: StoredFolder, sequence: int) -> None:
         """Write graph and table to a folder, built anew first if more than half of the rows are dead.
 

@@ -131,6 +131,7 @@ class HistogramFinder:
         limit: int,
         allowed_series: frozenset[int] | None = None,
         cancelled: Callable[[], bool] = lambda: False,
+        explained: bool = True,
     ) -> Answer:
         self.asked.append((seed, allowed_series))
         query = self._seed(seed)
