@@ -72,12 +72,12 @@ def looks_of(vectors: Rows) -> Rows:
 
 def without_places(vectors: Rows) -> Rows:
     """Embeddings (N, 256) of unit length in which the places that some of them say are zero; see `looks_of`."""
-    code = vectors[:, -CODE_DIM:]
+    code = vectors[:, -CODE_DIM:-DOME_DIM]
     weight = np.einsum("nd,nd->n", code, code)
-    says = (np.abs(weight - CODE_WEIGHT) <= _TOLERANCE) & (code.min(axis=1) >= -_TOLERANCE)
+    says = (np.abs(weight - PLACE_WEIGHT) <= _TOLERANCE) & (code.min(axis=1) >= -_TOLERANCE)
     looks = vectors.copy()
     looks[says, -CODE_DIM:] = 0
-    looks[says] /= np.sqrt(np.maximum(1 - weight[says], 1e-9))[:, None]
+    looks[says] = _unit(looks[says])
     return looks
 
 
