@@ -1,6 +1,5 @@
 """The embeddings themselves: kept here, from where every index can be rebuilt."""
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -15,13 +14,10 @@ from sqlalchemy import (
     RowMapping,
     Select,
     String,
-    Table,
     bindparam,
     case,
     cast,
-    delete,
     func,
-    insert,
     select,
     update,
 )
@@ -29,10 +25,11 @@ from sqlalchemy import (
 from config.access import Cohort
 from indexer.answer import BoxLpsMm
 from indexer.catalog.cohort import visible
+from indexer.catalog.embedded import EmbeddedChunk, enter_chunks, enter_indexing, take_out
 from indexer.catalog.engine import BLOCK, JOURNAL_LOCK, blocks, lock, one_of, reading, writing
 from indexer.catalog.journal import get_meta, set_meta
 from indexer.catalog.progress import LeasedSeries, end_lease, waiting_for
-from indexer.catalog.schema import chunk, embedding, indexing, journal, series, study
+from indexer.catalog.schema import chunk, embedding, indexing, series, study
 from indexer.catalog.sequences import GLOBAL, PART, EmbeddingSequence
 from indexer.catalog.states import SeriesState
 from indexer.catalog.vector_values import VectorValues, is_plain
@@ -42,41 +39,8 @@ from indexer.uids import EncoderId, SeriesInstanceUID, SliceRef, SOPInstanceUID,
 __all__ = ["GLOBAL", "EmbeddedChunk", "EmbeddingSequence", "Embeddings", "ExportRow", "StoredChunk"]
 
 _ACTIVE = "active_encoder_id"
-_UNIT_TOLERANCE = 1e-3
 _FORGOTTEN_AT_ONCE = 64
 """Series whose embeddings go in one transaction, so that nobody waits long to write."""
-
-
-@dataclass(frozen=True, eq=False)
-class EmbeddedChunk:
-    """One chunk of a volume as an encoder saw it.
-
-    Attributes
-    ----------
-    volume, position : int
-        Which volume of the series, which place along z (0 is the most inferior).
-    embeddings : mapping of str to (D,) float32
-        Kind to unit vector; `GLOBAL` is always there.
-
-    Raises
-    ------
-    ValueError
-        A vector is not of length one, or `GLOBAL` is missing.
-    """
-
-    volume: int
-    position: int
-    box_lps_mm: BoxLpsMm
-    slices: tuple[SliceRef, ...]
-    embeddings: Mapping[str, NDArray[np.float32]]
-
-    def __post_init__(self) -> None:
-        if GLOBAL not in self.embeddings:
-            raise ValueError(f"expected an embedding {GLOBAL}, got {sorted(self.embeddings)}")
-        for kind, vector in self.embeddings.items():
-            length = float(np.linalg.norm(vector))
-            if vector.ndim != 1 or not abs(length - 1) <= _UNIT_TOLERANCE:  # also where it is not a number
-                raise ValueError(f"expected {kind} as a vector of length 1, got {vector.shape} of length {length}")
 
 
 @dataclass(frozen=True)
@@ -144,9 +108,9 @@ class Embeddings:
             held = connection.execute(select(indexing.c.id, indexing.c.revision).where(mine)).one_or_none()
             if held is None or held.revision <= leased.revision:
                 if held is not None:
-                    _forget(connection, held.id, encoder_id)
-                indexing_pk = _enter_indexing(connection, leased, encoder_id, seconds, notes)
-                _enter_chunks(connection, indexing_pk, leased.series_pk, encoder_id, chunks, self._values)
+                    take_out(connection, held.id, encoder_id)
+                indexing_pk = enter_indexing(connection, leased, encoder_id, seconds, notes)
+                enter_chunks(connection, indexing_pk, leased.series_pk, encoder_id, chunks, self._values)
             if owner is not None:
                 end_lease(connection, leased, owner, {"state": SeriesState.INDEXED, "reason": ""})
 
@@ -179,7 +143,7 @@ class Embeddings:
                 lock(connection, JOURNAL_LOCK)
                 rows = connection.execute(others.order_by(indexing.c.id).limit(_FORGOTTEN_AT_ONCE)).all()
                 for row in rows:
-                    _forget(connection, row.id, EncoderId(row.encoder_id))
+                    take_out(connection, row.id, EncoderId(row.encoder_id))
             forgotten += len(rows)
             if len(rows) < _FORGOTTEN_AT_ONCE:
                 return forgotten
@@ -473,83 +437,6 @@ _INDEXINGS = select(indexing.c.series_pk, indexing.c.id).where(
 def _by_the_first(columns: Sequence[NDArray[np.int64]]) -> list[NDArray[np.int64]]:
     order = np.argsort(columns[0], kind="stable")
     return [column[order] for column in columns]
-
-
-def _enter_indexing(
-    connection: Connection,
-    leased: LeasedSeries,
-    encoder_id: EncoderId,
-    seconds: Mapping[str, float],
-    notes: Sequence[str],
-) -> int:
-    values = {
-        "series_pk": leased.series_pk,
-        "encoder_id": encoder_id,
-        "revision": leased.revision,
-        "at": time.time(),
-        "seconds": dict(seconds),
-        "notes": list(notes),
-    }
-    return int(connection.execute(insert(indexing).values(**values).returning(indexing.c.id)).scalar_one())
-
-
-def _enter_chunks(
-    connection: Connection,
-    indexing_pk: int,
-    series_pk: int,
-    encoder_id: EncoderId,
-    chunks: Sequence[EmbeddedChunk],
-    values: VectorValues,
-) -> None:
-    """Enter chunks, their embeddings and the journal of these: three statements, however many there are."""
-    rows = [
-        {
-            "indexing_pk": indexing_pk,
-            "series_pk": series_pk,
-            "volume": one.volume,
-            "position": one.position,
-            "box_lps_mm": [float(value) for value in one.box_lps_mm],
-            "slices": [[ref.sop_instance_uid, ref.frame_number] for ref in one.slices],
-        }
-        for one in chunks
-    ]
-    keys = _inserted_keys(connection, chunk, rows)
-    rows = [
-        {
-            "chunk_pk": key,
-            "encoder_id": encoder_id,
-            "kind": kind,
-            "vector": values.kept(vector),
-        }
-        for key, one in zip(keys, chunks, strict=True)
-        for kind, vector in one.embeddings.items()
-    ]
-    entries = [
-        {"encoder_id": encoder_id, "embedding_id": key, "kind": row["kind"], "added": True}
-        for key, row in zip(_inserted_keys(connection, embedding, rows), rows, strict=True)
-    ]
-    if entries:
-        connection.execute(insert(journal), entries)
-
-
-def _inserted_keys(connection: Connection, table: Table, rows: Sequence[dict[str, Any]]) -> Sequence[int]:
-    """Insert rows; their keys in the same order."""
-    if not rows:
-        return []
-    statement = insert(table).returning(table.c.id, sort_by_parameter_order=True)
-    return connection.execute(statement, rows).scalars().all()
-
-
-def _forget(connection: Connection, indexing_pk: int, encoder_id: EncoderId) -> None:
-    rows = connection.execute(
-        select(embedding.c.id, embedding.c.kind).join(chunk).where(chunk.c.indexing_pk == indexing_pk)
-    ).all()
-    if rows:
-        gone = [
-            {"encoder_id": encoder_id, "embedding_id": row.id, "kind": row.kind, "added": False} for row in rows
-        ]
-        connection.execute(insert(journal), gone)
-    connection.execute(delete(indexing).where(indexing.c.id == indexing_pk))
 
 
 def _stored_chunk(row: RowMapping) -> StoredChunk:
