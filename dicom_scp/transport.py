@@ -146,10 +146,10 @@ class BoundedSocket(AssociationSocket):  # type: ignore[misc]
         if self.socket is None or not self._is_connected:
             time.sleep(_CLOSED_POLL_S)
             return False
-        if self._lane is not None:
-            if self._lane.is_open:
-                return self._lane.run(self.socket, self._bell)
-            if self._lane.ahead:
+        if (lane := self._lane) is not None:  # another thread may close it meanwhile
+            if lane.is_open:
+                return lane.run(self.socket, self._bell)
+            if lane.ahead:
                 return True
         if isinstance(self.socket, ssl.SSLSocket) and self.socket.pending():  # `select` knows nothing of it
             return True
@@ -178,8 +178,8 @@ class BoundedSocket(AssociationSocket):  # type: ignore[misc]
             return begun
         data = bytearray(nr_bytes)
         read = 0
-        if self._lane is not None and self._lane.ahead:
-            ahead = self._lane.ahead.take(nr_bytes)
+        if (lane := self._lane) is not None and lane.ahead:
+            ahead = lane.ahead.take(nr_bytes)
             read = len(ahead)
             data[:read] = ahead
         with memoryview(data) as view, suppress(OSError):
@@ -209,8 +209,8 @@ class BoundedSocket(AssociationSocket):  # type: ignore[misc]
 
     def _shutdown_socket(self) -> None:
         """Close also where the peer is gone already and there is nothing to shut down."""
-        if self._lane is not None:
-            self._lane.close()
+        if (lane := self._lane) is not None:
+            lane.close()
         open_socket = self.socket
         super()._shutdown_socket()
         if open_socket is not None:
