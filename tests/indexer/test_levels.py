@@ -12,7 +12,7 @@ from indexer.bundle import EMBEDDING_DIM, read_bundle
 from indexer.catalog.embeddings import GLOBAL
 from indexer.encoder import MonaiEncoder
 from indexer.levels import Column, LevelFinder, join, reference
-from indexer.places import level_of, looks_of, place_of, with_places
+from indexer.places import level_of, looks_of, place_of, with_places, without_places
 from indexer.projection import drawn
 from indexer.uids import SeriesInstanceUID
 from indexer.volume import load_volume, plan_series
@@ -83,6 +83,18 @@ def test_embeddings_say_how_far_from_the_dome_they_lie() -> None:
     assert cosines[0, 2] < cosines[0, 1] - 0.05  # below and above it
     assert cosines[0, 3] < cosines[0, 2]
     assert cosines[3:, 3:] == pytest.approx(np.ones((3, 3)), abs=1e-3)  # far away, or none at all
+
+
+def test_what_looks_say_is_compared_without_the_places_that_only_some_embeddings_say() -> None:
+    plain = drawn(FEATURES, 0)(LOOKS[:4])
+    placed = with_places(plain, np.array([0.0, 10.0, 300.0, 800.0]), np.array([np.nan, 5.0, -20.0, np.nan]))
+    kept = np.concatenate([placed, plain]).astype(np.float16).astype(np.float32)  # as the catalog keeps them
+
+    bare = without_places(kept)
+
+    assert bare[4:] == pytest.approx(kept[4:])
+    assert np.linalg.norm(bare, axis=1) == pytest.approx(1, abs=2e-3)
+    assert bare[:4] @ bare[:4].T == pytest.approx(looks_of(placed) @ looks_of(placed).T, abs=2e-3)
 
 
 def test_an_embedding_without_a_place_says_none() -> None:

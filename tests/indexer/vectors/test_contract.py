@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from indexer.errors import Damaged
 from indexer.uids import EncoderId
-from indexer.vectors import VectorIndex, recall
+from indexer.vectors import HoldsVectors, VectorIndex, recall
 from indexer.vectors.exact import ExactIndex
 
 if TYPE_CHECKING:
@@ -39,6 +39,20 @@ def test_an_empty_index_answers_with_padding(kind: Kind, vectors: Vectors) -> No
     assert found.similarities.dtype == np.float32
     assert (found.ids == np.full((3, 4), -1)).all()
     assert np.isneginf(found.similarities).all()
+
+
+def test_what_is_near_holds_the_nearest(kind: Kind, vectors: Vectors) -> None:
+    index, queries = kind.create(), vectors(20, seed=1)
+    if not isinstance(index, HoldsVectors):
+        pytest.skip("it does not hold the vectors")
+    index.add(_ids(600), vectors(600))
+
+    near, wanted = index.near(queries, 60).ids, index.search(queries, 10).ids
+
+    found = [np.isin(of, those).mean() for of, those in zip(wanted, near, strict=True)]
+    assert np.mean(found) >= 0.99
+    allowed = _ids(600)[::3]
+    assert np.isin(index.near(queries, 60, allowed).ids, [-1, *allowed]).all()
 
 
 def test_nearest_first_with_true_cosines(kind: Kind, vectors: Vectors) -> None:
