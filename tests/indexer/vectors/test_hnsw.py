@@ -56,6 +56,24 @@ def test_the_graph_is_what_answers(pair: Pair, monkeypatch: pytest.MonkeyPatch) 
     assert not calls
 
 
+def test_what_is_near_comes_from_the_graph_and_holds_the_nearest(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index, exact, queries = pair
+    index.remove(_ids(6000)[::3])
+    exact.remove(_ids(6000)[::3])
+    calls = []
+    original = Graph.search
+    monkeypatch.setattr(Graph, "search", lambda *given: calls.append(given[2]) or original(*given))
+
+    near = index.near(queries, 100).ids
+
+    assert len(calls) == 1
+    wanted = exact.search(queries, 10).ids
+    assert np.mean([np.isin(of, those).mean() for of, those in zip(wanted, near, strict=True)]) >= 0.99
+    assert not np.isin(near, _ids(6000)[::3]).any()
+
+
 def test_recall_after_everything_was_replaced_and_a_third_removed(pair: Pair, vectors: Vectors) -> None:
     index, exact, queries = pair
     fresh = vectors(6000, seed=11)
