@@ -31,7 +31,8 @@ class Remembered:
     """Embeddings read once; safe to share among threads.
 
     The catalog gives no key twice: the series of an embedding never changes, nor does who a series is, nor do
-    embeddings under the same key of an indexing. What was replaced is never asked for again, and is the first to be forgotten.
+    embeddings under the same key of an indexing. What was replaced is never asked for again, and is the first to be
+    forgotten.
     """
 
     def __init__(self, catalog: Catalog) -> None:
