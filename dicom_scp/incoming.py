@@ -8,6 +8,7 @@ makes from it anew what the power took.
 
 import fcntl
 import logging
+import math
 import os
 import threading
 import time
@@ -29,6 +30,9 @@ logger = logging.getLogger(__name__)
 _BATCH = 64
 _FEW = 32
 """Blanks that are made at once, for one flush of their folder; and how few are left when more are made."""
+_RESERVE = 1024
+_IDLE_S = 0.5
+"""So many there are once instances have come and none has for so long: the next series need not wait for any."""
 _SETTLE_S = 5.0
 _MOST_UNSETTLED = 4096
 _PAUSE_S = 0.25
@@ -71,6 +75,7 @@ class Incoming:
         self._homes: list[_Home] = []
         self._numbers = count()
         self._blanks: deque[str] = deque()
+        self._taken_at = math.inf
         self._unsettled: list[tuple[str, str]] = []
         self._settle_at = 0.0
         self._most_unsettled = _MOST_UNSETTLED
@@ -143,16 +148,17 @@ class Incoming:
                 if self._thread is None:
                     self._thread = threading.Thread(target=self._run, name="incoming", daemon=True)
                     self._thread.start()
+                self._taken_at = time.monotonic()
                 if len(self._blanks) == _FEW:
                     self._turn.notify()
                 if self._blanks:
                     return self._blanks.popleft()
-            self._make()
+            self._make(_FEW)
 
-    def _make(self) -> None:
-        """Make blanks, if there are few."""
+    def _make(self, enough: int) -> None:
+        """Make some blanks, unless there are enough."""
         with self._making:
-            if len(self._blanks) > _FEW:
+            if len(self._blanks) > enough:
                 return
             if self._home is None:
                 self._home = _Home(self._folder)
@@ -170,7 +176,7 @@ class Incoming:
         while not self._is_closed:
             try:
                 if self._is_short():
-                    self._make()
+                    self._make(_RESERVE - _BATCH)
             except OSError:  # who needs one is told
                 time.sleep(_PAUSE_S)
             if self._is_due():
@@ -180,7 +186,14 @@ class Incoming:
                     self._turn.wait(self._patience_s())
 
     def _is_short(self) -> bool:
-        return self._home is not None and len(self._blanks) <= _FEW
+        return time.monotonic() >= self._short_at()
+
+    def _short_at(self) -> float:
+        """When more blanks are to be made, if none is taken until then."""
+        there = len(self._blanks)
+        if there <= _FEW:
+            return 0.0
+        return self._taken_at + _IDLE_S if there <= _RESERVE - _BATCH else math.inf
 
     def _is_due(self) -> bool:
         return bool(self._unsettled) and (
@@ -188,7 +201,8 @@ class Incoming:
         )
 
     def _patience_s(self) -> float | None:
-        return max(0.0, self._settle_at - time.monotonic()) if self._unsettled else None
+        next_at = min(self._short_at(), self._settle_at if self._unsettled else math.inf)
+        return max(0.0, next_at - time.monotonic()) if next_at < math.inf else None
 
 
 def recover(catalog: Catalog, spool: Spool) -> None:

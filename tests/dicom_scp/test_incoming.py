@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydicom import Dataset, dcmread
@@ -246,6 +247,18 @@ def test_they_go_by_themselves(
     assert incoming.blank() is None
     assert other.receive(instance(), ExplicitVRLittleEndian).verdict is Verdict.STORED, "slower"
     assert entered(catalog) == files(spool)
+
+
+def test_a_reserve_is_made_when_nothing_comes_in(
+    receiver: Receiver, spool: Spool, wait_for: Callable[..., Any]
+) -> None:
+    def empty() -> int:
+        return len(list(spool.incoming.glob("*/*"))) - len(written(spool))
+
+    wait_for(lambda: empty() > module._RESERVE - module._BATCH, 60, "the reserve is there")
+    assert empty() <= module._RESERVE
+    for _ in range(module._RESERVE + module._BATCH):
+        assert receiver.receive(instance(), ExplicitVRLittleEndian).verdict is Verdict.STORED
 
 
 def test_a_disk_that_fails(
