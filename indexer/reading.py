@@ -118,4 +118,5 @@ class ReadAhead:
 def _step_back() -> None:
     """Lower the priority of this thread, and of those that it starts: Linux keeps one for each thread."""
     if hasattr(os, "setpriority"):
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
+        niceness = os.getpriority(os.PRIO_PROCESS, os.getpid()) + _NICENESS  # the system takes 19 for more
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), niceness)

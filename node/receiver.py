@@ -16,7 +16,7 @@ from config.model import Settings
 from dicom_scp.channel import Channel
 from dicom_scp.receiver import ReceiverServer
 from node import logs
-from node.processes import end_with_parent
+from node.processes import end_with_parent, serve_promptly
 from node.storage import open_catalog, open_spool
 from node.together import Elsewhere
 
@@ -28,6 +28,7 @@ def main() -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # these may reach the whole group; the main process decides
     end_with_parent()
+    serve_promptly()
     channel = Channel(socket.socket(fileno=os.dup(0)))
     told = channel.hear()
     if told is None:

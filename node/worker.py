@@ -24,7 +24,7 @@ from indexer.errors import Transient
 from indexer.pipeline import Pipeline
 from node import logs
 from node.folder import worker_name
-from node.processes import end_with_parent
+from node.processes import end_with_parent, work_in_the_background
 from node.storage import instance_folder, open_catalog
 from node.supervisor import READY
 
@@ -42,6 +42,7 @@ def main() -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # these may reach the whole group; the supervisor decides
     end_with_parent()
+    work_in_the_background()
     answers = claim_stdout()
     line = sys.stdin.buffer.readline()
     if not line:

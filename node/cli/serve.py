@@ -3,6 +3,7 @@
 from config.model import Role, Settings
 from node import folder, logs
 from node.cli.output import errors
+from node.processes import serve_promptly
 from node.service import Node
 
 
@@ -11,6 +12,7 @@ def run(settings: Settings) -> None:
     if settings.log.to == "file":
         folder.prepare(settings.data_dir)
     logs.configure(settings)
+    serve_promptly()
     Node(settings).run(_say_how)
 
 
