@@ -7,11 +7,10 @@ from typing import Annotated, Self
 
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
-from config.section import Port, Section
+from config.section import Port, PositiveInt, Section
 
 HttpToken = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._~+/-]{16,512}=*$")]
 """A bearer token (RFC 6750 section 2.1), too long to be guessed."""
-_PositiveInt = Annotated[int, Field(gt=0)]
 _PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
@@ -109,8 +108,8 @@ class HttpSettings(Section):
     clients: tuple[HttpClient, ...]
     plain_beyond_loopback: bool
     proxies: tuple[str, ...]
-    requests_per_minute: _PositiveInt
-    failures_per_minute: _PositiveInt
+    requests_per_minute: PositiveInt
+    failures_per_minute: PositiveInt
     session_hours: _PositiveFloat
     tls: TlsSettings
 

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
 
-from config.model import AuditSettings
+from config.telling import AuditSettings
 from indexer.errors import Transient
 from node.audit_messages import Event, encode
 

@@ -11,7 +11,8 @@ from io import TextIOWrapper
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
-from config.model import LogSettings, Settings
+from config.model import Settings
+from config.telling import LogSettings
 
 _FOLDER = "logs"
 _DAY_S = 86_400

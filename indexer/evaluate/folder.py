@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from pydicom import Dataset
 
 from config.errors import ConfigError
 from indexer.bundle import Bundle
@@ -33,12 +32,12 @@ from indexer.evaluate.describe import (
     untrained,
     window_of,
 )
-from indexer.evaluate.items import Item, SpanMm, Subject, Wanted, item_of, match, span_of, subject_of
+from indexer.evaluate.items import Item, SpanMm, Subject, Wanted, item_of, match, span_of
 from indexer.evaluate.labels import LabelTable
 from indexer.evaluate.pictures import Picture, pictures
 from indexer.evaluate.refit import PooledEvidence, Projections, Reference, Refit, embed, same_fit, unit
 from indexer.evaluate.similarity import Evidence, Rows, leaving_out, similarities_of
-from indexer.headers import quiet, read_dataset, text
+from indexer.evaluate.subjects import subjects_below
 from indexer.levels import Atlas
 from indexer.uids import SeriesInstanceUID
 from indexer.volume import SeriesPlan, load_volume, plan_series
@@ -326,46 +325,6 @@ class _Assembly:
         if same_fit(projections, self._refits[ENCODER].whole()):
             return "projection fitted to these very series (its means and scales are theirs)"
         return "projection fitted to other series, or to more than these; whether to some of them is not known"
-
-
-def folder_names(folder: Path) -> dict[str, str]:
-    """Folder name of each series below a folder to its Series Instance UID; those without one are left out."""
-    subjects, _ = subjects_below(folder)
-    return {one.name: one.series_instance_uid for one in subjects if one.series_instance_uid}
-
-
-def subjects_below(folder: Path) -> tuple[list[Subject], list[list[Path]]]:
-    """Read one header of each series folder: who they are, and their files."""
-    subjects: list[Subject] = []
-    paths: list[list[Path]] = []
-    if not folder.is_dir():
-        raise ConfigError(["the folder of series is not there"])
-    for one in sorted(path for path in folder.iterdir() if path.is_dir()):
-        files = sorted(path for path in one.rglob("*") if path.is_file() and not path.name.startswith("."))
-        dicom = [path for path in files if path.suffix.lower() == ".dcm"] or files
-        dataset = _first_header(dicom)
-        if dataset is not None:
-            subjects.append(subject_of(_values_of(dataset), one.name))
-            paths.append(dicom)
-    return subjects, paths
-
-
-def _first_header(paths: Sequence[Path]) -> Dataset | None:
-    with quiet():
-        for path in paths:
-            try:
-                return read_dataset(path, with_pixels=False)
-            except Parked:
-                continue
-    return None
-
-
-def _values_of(dataset: Dataset) -> Callable[[str], str]:
-    def value(keyword: str) -> str:
-        with quiet():
-            return text(dataset, keyword)
-
-    return value
 
 
 def _spans(wanted: Sequence[Wanted], slab_mm: float) -> dict[int, tuple[SpanMm | None, ...]]:

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from config.errors import ConfigError
 from indexer.evaluate.describe import Eye, Pooled, Seen
-from indexer.evaluate.folder import series_of, subjects_below
+from indexer.evaluate.folder import series_of
 from indexer.evaluate.items import Subject
 from indexer.evaluate.refit import Reference, Refit
+from indexer.evaluate.subjects import subjects_below
 from indexer.levels import LANDMARKS_MM, Atlas, LevelFinder, column_of, join, reference
 from indexer.projection import Projection
 from indexer.uids import SeriesInstanceUID

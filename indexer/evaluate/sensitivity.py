@@ -14,7 +14,6 @@ from indexer.compartments import Kind
 from indexer.encoder import MonaiEncoder
 from indexer.errors import Parked
 from indexer.evaluate.estimates import Bootstrap
-from indexer.evaluate.folder import subjects_below
 from indexer.evaluate.metrics import Judged, figures
 from indexer.evaluate.protocol import Measured as MeasuredQueries
 from indexer.evaluate.sensitivity_figures import (
@@ -29,6 +28,7 @@ from indexer.evaluate.sensitivity_figures import (
     Sensitivity,
 )
 from indexer.evaluate.similarity import Rows
+from indexer.evaluate.subjects import subjects_below
 from indexer.region_fit import fit_region
 from indexer.regions import Region
 from indexer.specimens import Role, Specimen, specimens_of

@@ -15,11 +15,11 @@ from indexer.catalog.embeddings import EmbeddingSequence, StoredChunk
 from indexer.catalog.lookup import Entity, Level
 from indexer.errors import Parked, Transient
 from indexer.evaluate.collection import ENCODER, Collection, Plan, Way
-from indexer.evaluate.folder import folder_names
 from indexer.evaluate.items import Item, SpanMm, Subject, Wanted, item_of, match, subject_of
 from indexer.evaluate.labels import LabelTable
 from indexer.evaluate.pictures import Picture, pictures
 from indexer.evaluate.similarity import Evidence, similarities_of
+from indexer.evaluate.subjects import folder_names
 from indexer.resample import resample
 from indexer.sealing import InstanceFolder
 from indexer.uids import EncoderId

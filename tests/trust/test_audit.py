@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from config.load import load_settings
-from config.model import AuditSettings
+from config.telling import AuditSettings
 from dicom_scp.server import DicomServer
 from dicom_scp.spool import Spool
 from indexer.catalog import Catalog
