@@ -209,6 +209,7 @@ class IndexingSettings(Section):
     stop_deadline_s: PositiveFloat
     device: Literal["auto", "cpu", "cuda"]
     threads: Annotated[int, Field(ge=0)]
+    niceness: Annotated[int, Field(ge=0, le=19)]
     read_ahead: bool
 
 

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 INTERRUPTED = 130
 """Exit status: 128 and the number of SIGINT, as shells say it."""
 _PR_SET_PDEATHSIG = 1
-_NICENESS = 10
 _SHORT_TURN_NS = 100_000
 _SCHED_SETATTR = {"x86_64": 314, "aarch64": 274}
 """The number of the system call, by machine: the C library has no function for it."""
@@ -51,9 +50,15 @@ def serve_promptly() -> None:
     _ask_for_turns(_SHORT_TURN_NS)
 
 
-def work_in_the_background() -> None:
-    """Let this process step back behind those that serve: less of the cores where they are short, usual turns."""
-    os.nice(_NICENESS)
+def work_in_the_background(niceness: int) -> None:
+    """Let this process step back behind those that serve: less of the cores where they are short, usual turns.
+
+    Parameters
+    ----------
+    niceness : int
+        0 to 19 (nice(2)), added to that of its parent.
+    """
+    os.nice(niceness)
     _ask_for_turns(0)
 
 

@@ -42,12 +42,12 @@ def main() -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # these may reach the whole group; the supervisor decides
     end_with_parent()
-    work_in_the_background()
     answers = claim_stdout()
     line = sys.stdin.buffer.readline()
     if not line:
         return 0
     settings = Settings.model_validate_json(line)
+    work_in_the_background(settings.indexing.niceness)
     logs.configure(settings, "worker")
     limit_memory(settings.indexing.memory_limit_mib)
     try:

@@ -30,7 +30,7 @@ def tell_of_another_thread():
 tell()
 serve_promptly()
 tell_of_another_thread()
-work_in_the_background()
+work_in_the_background(10)
 tell_of_another_thread()
 """.replace("{turn}", _TURN)
 
@@ -51,6 +51,6 @@ def test_turns_are_short_where_others_wait_and_usual_behind() -> None:
 
 
 def test_the_worker_steps_back_behind_who_receives_and_answers(start_node: Factory) -> None:
-    node = start_node()
+    node = start_node(PACSIMILE_INDEXING_NICENESS="7")
     worker = node.wait_until_worker_runs()
-    assert worker.nice() == min(os.getpriority(os.PRIO_PROCESS, node.process.pid) + 10, 19)
+    assert worker.nice() == min(os.getpriority(os.PRIO_PROCESS, node.process.pid) + 7, 19)
