@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-EXTRAS := pretrained,milvus,postgresql,object-store,fuzz,dev
+EXTRAS := pretrained,openvino,milvus,postgresql,object-store,fuzz,dev
 TEST_PACKAGES := dcmtk dicom3tools orthanc orthanc-python postgresql chromium chromium-driver
 
 # Some environments leave out the folders of what only root needs; a database for tests is started as its own user.

@@ -208,6 +208,7 @@ class IndexingSettings(Section):
     memory_limit_mib: Annotated[int, Field(ge=1024)]
     stop_deadline_s: PositiveFloat
     device: Literal["auto", "cpu", "cuda"]
+    engine: Literal["torch", "openvino"]
     threads: Annotated[int, Field(ge=0)]
     niceness: Annotated[int, Field(ge=0, le=19)]
     read_ahead: bool

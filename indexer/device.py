@@ -2,19 +2,29 @@
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+Engine = Literal["torch", "openvino"]
+
 
 @dataclass(frozen=True)
 class Device:
-    """A processor and the type of numbers that a network's weights and features have on it."""
+    """A processor and the type of numbers that a network's weights and features have on it.
+
+    Attributes
+    ----------
+    engine : str
+        What runs it, where that is not PyTorch.
+    """
 
     device: torch.device
     dtype: torch.dtype
+    engine: str = ""
 
     def __str__(self) -> str:
         """Say which, as in "cpu, bfloat16 by AVX512-BF16"."""
@@ -22,7 +32,7 @@ class Device:
         if self.device.type == "cuda":
             return f"{torch.cuda.get_device_name(self.device)}, {name}"
         by = f" by {' and '.join(bfloat16_instructions())}" if self.dtype is torch.bfloat16 else ""
-        return f"{self.device}, {name}{by}"
+        return f"{self.device}, {name}{by}{', ' if self.engine else ''}{self.engine}"
 
     def take(self, image: NDArray[np.float32]) -> Tensor:
         """Bring an image (Z, X, Y) there as (1, 1, Z, X, Y); to a GPU from pinned memory, without waiting."""

@@ -15,16 +15,17 @@ from torch.nn import functional
 
 from indexer import levels, projection, regions
 from indexer.body import body_mask
-from indexer.bundle import Bundle, InputSpec
+from indexer.bundle import Bundle, InputSpec, ResNetSpec
 from indexer.catalog.embeddings import GLOBAL, EmbeddedChunk
 from indexer.chunks import Lattice, Slab, slabs
 from indexer.clipping import patient_grid
 from indexer.compartments import around, compartments
-from indexer.device import choose
+from indexer.device import Engine, choose
 from indexer.errors import Parked
 from indexer.feature_map import FeatureMap
 from indexer.levels import LevelFinder, column_of
 from indexer.network import FeatureNetwork, load_network
+from indexer.openvino_network import OpenVinoNetwork
 from indexer.regions import LEAST_CELLS, Region
 from indexer.resample import PatientGrid
 from indexer.uids import EncoderId
@@ -84,24 +85,29 @@ class MonaiEncoder:
         ``auto`` takes CUDA where it is present, else the CPU.
     threads : int
         Of the CPU; 0 is one for each core.
+    engine : str
+        ``torch`` or ``openvino``: what runs residual networks on the CPU; PyTorch runs all others.
 
     Raises
     ------
     ConfigError
-        The bundle's weights are missing or wrong.
+        The bundle's weights are missing or wrong, or the engine is not installed.
     """
 
-    def __init__(self, bundle: Bundle, device: str = "auto", threads: int = 0) -> None:
+    def __init__(self, bundle: Bundle, device: str = "auto", threads: int = 0, engine: Engine = "torch") -> None:
         self.bundle = bundle
         self.encoder_id = bundle.encoder_id
         self._others: dict[str, Self] = {}
         for modality, other in bundle.modalities.items():
-            self._others[modality] = cast(Self, type(self)(other, device, threads))
+            self._others[modality] = cast(Self, type(self)(other, device, threads, engine))
         self.device = choose(device)
         if threads:
             torch.set_num_threads(threads)
             sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
         network = load_network(bundle)
+        if engine == "openvino" and self.device.device.type == "cpu" and isinstance(bundle.network, ResNetSpec):
+            network = OpenVinoNetwork(network, self.device.dtype, threads)
+            self.device = replace(self.device, engine="OpenVINO")
         self._lattice, self._channels = network.lattice, network.channels
         self._network: FeatureNetwork = network.to(self.device.device, self.device.dtype).to(
             memory_format=network.memory_format  # type: ignore[call-overload]

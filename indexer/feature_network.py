@@ -54,6 +54,11 @@ class FeatureNetwork(nn.Module):
     def _features(self, image: Tensor) -> Tensor:
         raise NotImplementedError
 
+    def turned(self, sizes: Sizes3) -> Sizes3:
+        """Sizes along the patient's axes, in the order of the network's own."""
+        z, x, y = (sizes[axis - 2] for axis in self._inwards[2:])
+        return z, x, y
+
     def _in_patient_axes(self, sizes: Sizes3) -> Sizes3:
         z, x, y = (sizes[axis - 2] for axis in self._outwards[2:])
         return z, x, y

@@ -44,7 +44,9 @@ def main() -> int:
 
     try:
         progress("loading the encoder", 0.0)
-        encoder = MonaiEncoder(read_bundle(task.settings.bundle), indexing.device, indexing.threads)
+        encoder = MonaiEncoder(
+            read_bundle(task.settings.bundle), indexing.device, indexing.threads, indexing.engine
+        )
         found = embedded(task, encoder, progress)
     except PacsimileError as error:
         _say(answers, {"problem": str(error)})

@@ -74,7 +74,8 @@ def make_encoder(settings: Settings) -> MonaiEncoder:
     config.errors.ConfigError
         The bundle cannot be used.
     """
-    return MonaiEncoder(read_bundle(settings.bundle), settings.indexing.device, settings.indexing.threads)
+    indexing = settings.indexing
+    return MonaiEncoder(read_bundle(settings.bundle), indexing.device, indexing.threads, indexing.engine)
 
 
 def make_pipeline(settings: Settings, catalog: Catalog, encoder: Encoder | None = None) -> Pipeline:
