@@ -12,7 +12,7 @@ from indexer.answer import Completeness, Relation, StudyHit
 from indexer.calibration import UNCALIBRATED, Calibration, Scale, Scales, Uncalibrated
 from indexer.catalog.embeddings import EmbeddingSequence
 from indexer.catalog.lookup import SeriesInfo
-from indexer.places import without_places
+from indexer.places import cosines_without_places
 
 DUPLICATE_COSINE = 0.97
 """From this mean cosine on, two series show nearly the same images."""
@@ -39,7 +39,7 @@ class Query:
         )
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, slots=True)
 class Scored:
     """A candidate series against one of the query's series."""
 
@@ -106,17 +106,19 @@ class Judge:
         """
         best = {study: max(of, key=lambda one: one.alignment.score) for study, of in scored.items()}
         copies = self._copies(best)
-        judged = [self._judged(best[study], of, study in copies) for study, of in scored.items()]
+        scales = [self.scale(number) for number in range(len(self.query.series))]
+        judged = [self._judged(best[study], of, study in copies, scales) for study, of in scored.items()]
         return [one for one in judged if one is not None]
 
-    def _judged(self, best: Scored, scored: Sequence[Scored], is_copy: bool) -> Judged | None:
-        standings: dict[int, float] = {}
+    def _judged(
+        self, best: Scored, scored: Sequence[Scored], is_copy: bool, scales: Sequence[Scale | Uncalibrated]
+    ) -> Judged | None:
+        scores: dict[int, float] = {}
         for one in scored:
-            standing = self.scale(one.query_series).standing(one.alignment.score)
-            standings[one.query_series] = max(standings.get(one.query_series, -math.inf), standing)
-        standing = sum(standings.values()) / len(standings)
+            scores[one.query_series] = max(scores.get(one.query_series, -math.inf), one.alignment.score)
+        standing = sum(scales[number].standing(score) for number, score in scores.items()) / len(scores)
         is_own = best.info.patient_pk in self.query.patient_pks
-        similarity = self.scale(scored[0].query_series).similarity(standing)
+        similarity = scales[scored[0].query_series].similarity(standing)
         if self.scales is not None and similarity < self.least_similarity and not (is_copy or is_own):
             return None
         relation = Relation.DUPLICATE if is_copy else Relation.PRIOR if is_own else Relation.ANALOGUE
@@ -166,8 +168,7 @@ def show_nearly_the_same(query: NDArray[np.float32], found: NDArray[np.float32])
     -------
     (S,) bool
     """
-    own, theirs = without_places(query), without_places(found.reshape(-1, found.shape[2]))
-    cosines = np.einsum("nd,snd->s", own, theirs.reshape(found.shape)) / len(own)
+    cosines = cosines_without_places(query, found).mean(axis=1)
     return np.asarray(cosines >= DUPLICATE_COSINE)
 
 

@@ -148,6 +148,11 @@ class HnswIndex:
         with self._lock.read():
             return self._open()[0].vectors_of(ids)
 
+    def similarities(self, queries: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """See `indexer.vectors.HoldsVectors`."""
+        with self._lock.read():
+            return self._open()[0].similarities(queries)
+
     def near(self, queries: NDArray[np.float32], n: int, allowed: NDArray[np.int64] | None = None) -> Neighbours:
         """See `indexer.vectors.HoldsVectors`: what the graph says, unless a narrow look at all costs less."""
         checks.check_search(queries, n, allowed, self.dim)
