@@ -47,8 +47,8 @@ class GraphParameters:
         Threads of one call.
     """
 
-    m: int = 24
-    ef_construction: int = 150
+    m: int = 32
+    ef_construction: int = 300
     ef: int = 256
     threads: int = 1
 

@@ -30,8 +30,8 @@ _ROWS_A_BLOCK = 32
 _SLACK = 8
 """Candidates asked beyond what is expected to suffice, so that few ties need a second look."""
 _GROWTH = 4
-_REDUCED_SHARE, _REDUCED_EF = 2, 2048
-"""Candidates where the graph does not know all of the vectors: for each one wanted, and at least."""
+_REDUCED_SHARE, _REDUCED_EF, _ROWS_A_CANDIDATE = 2, 2048, 128
+"""Candidates where the graph knows not all of the vectors: for each one wanted, at least, for so many rows one."""
 _TOGETHER_EF = 768
 """At least so many for each of several queries that are asked together, as many as one alone in all."""
 _GRAPH_COST = 32
@@ -71,7 +71,7 @@ class HnswIndex:
         self._parameters = parameters or GraphParameters()
         self._reduction = reduction
         self._lost, self._reduced = 0.0, 0
-        graph = Graph(dim if reduction is None else reduction.basis.shape[1], self._parameters)
+        graph = Graph(dim if reduction is None else reduction.dim, self._parameters)
         self._parts: tuple[Rows, Graph] | None = (Rows(dim, scratch), graph)
         self._lock = PhaseFairLock()
         self._changing = threading.Lock()
@@ -125,12 +125,14 @@ class HnswIndex:
             rows, graph = self._open()
             looked_at = None if allowed is None else rows.rows_of(allowed)
             present = len(rows) if looked_at is None else len(looked_at)
-            n = k + _SLACK if self._reduction is None else _reduced_candidates(k, len(queries) if together else 1)
+            n = k + _SLACK
+            if self._reduction is not None:
+                n = _reduced_candidates(k, len(rows), len(queries) if together else 1)
             if looked_at is not None:
                 # As many allowed candidates as an unfiltered search holds, so that it is as sure of its answer.
                 n = max(n, self._parameters.ef) * len(rows) // max(present, 1)
             usable = _usable(rows, graph.capacity, looked_at)
-            asked = queries if self._reduction is None else self._reduction.reduced(queries)
+            asked = queries if self._reduction is None else self._reduction.asked(queries)
             asking = _Asking(rows, graph, queries, asked, usable, is_reduced=self._reduction is not None)
             answer = ranking.empty(len(queries), k)
             open_queries = np.arange(len(queries))
@@ -157,7 +159,7 @@ class HnswIndex:
         """See `indexer.vectors.HoldsVectors`: what the graph says, unless a narrow look at all costs less."""
         checks.check_search(queries, n, allowed, self.dim)
         if allowed is None:
-            known = queries if self._reduction is None else self._reduction.reduced(queries)
+            known = queries if self._reduction is None else self._reduction.asked(queries)
             wide = n if self._reduction is None else max(n, _TOGETHER_EF)
             with self._lock.read():
                 rows, graph = self._open()
@@ -218,10 +220,10 @@ class HnswIndex:
         """What the graph knows of vectors."""
         if self._reduction is None:
             return vectors
-        reduced = self._reduction.reduced(vectors)
-        self._lost += float(len(reduced) - np.einsum("nd,nd->", reduced, reduced, dtype=np.float64))
-        self._reduced += len(reduced)
-        return reduced
+        known, lost = self._reduction.known(vectors)
+        self._lost += lost
+        self._reduced += len(known)
+        return known
 
     def _compact(self) -> None:
         """Build both anew from the live rows; searches use the old ones until the new ones are complete."""
@@ -268,9 +270,10 @@ def _usable(rows: Rows, capacity: int, looked_at: NDArray[np.int64] | None) -> N
     return usable
 
 
-def _reduced_candidates(k: int, together: int) -> int:
-    """Candidates of a graph that does not know all of the vectors, for each of so many queries."""
-    return max(_REDUCED_SHARE * k, _REDUCED_EF // max(together, 1), min(_TOGETHER_EF, _REDUCED_EF))
+def _reduced_candidates(k: int, size: int, together: int) -> int:
+    """Candidates of a graph that does not know all of so many vectors, for each of so many queries."""
+    alone = max(_REDUCED_EF, size // _ROWS_A_CANDIDATE)
+    return max(_REDUCED_SHARE * k, alone // max(together, 1), min(_TOGETHER_EF, alone))
 
 
 def _search_graph(asking: _Asking, chosen: NDArray[np.int64], n: int, answer: Neighbours) -> NDArray[np.bool_]:
@@ -300,13 +303,10 @@ def _scored(
     queries: NDArray[np.float32], labels: NDArray[np.int64], vectors: NDArray[np.float32]
 ) -> NDArray[np.float32]:
     """Inner products of queries (Q, dim) with the rows that each has found, (Q, n); a row of many is read once."""
-    is_found = np.zeros(len(vectors), dtype=np.bool_)
-    is_found[labels] = True
-    found = np.flatnonzero(is_found)
-    place = np.empty(len(vectors), dtype=np.int64)
-    place[found] = np.arange(len(found))
-    scores = queries @ vectors[found].T
-    return np.take_along_axis(scores, place[labels], axis=1)
+    if len(queries) == 1:
+        return np.asarray(queries @ vectors[labels[0]].T)
+    found, place = np.unique(labels, return_inverse=True)
+    return np.take_along_axis(queries @ vectors[found].T, place.reshape(labels.shape), axis=1)
 
 
 def restore(
@@ -366,7 +366,7 @@ def _check_self_recall(rows: Rows, graph: Graph, reduction: Reduction | None) ->
         return
     sample = live[np.unique(np.linspace(0, live.size - 1, _SAMPLE).astype(np.int64))]
     vectors = rows.vectors[sample]
-    known = vectors if reduction is None else reduction.reduced(vectors)
+    known = vectors if reduction is None else reduction.asked(vectors)
     found = graph.search(known, 1)
     own = np.einsum("nd,nd->n", known, known)
     share = 0.0 if found is None else float((found[1][:, 0] >= own - 1e-3).mean())
