@@ -16,6 +16,8 @@ from indexer.places import cosines_without_places
 
 DUPLICATE_COSINE = 0.97
 """From this mean cosine on, two series show nearly the same images."""
+_ROUNDING = 1e-3
+"""Embeddings are kept as float16."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,11 +131,22 @@ class Judge:
         found: set[int] = set()
         for number, (_, own) in enumerate(self.query.series):
             of_series = {study: one for study, one in best.items() if one.query_series == number}
-            paired = [one.sequence.vectors[one.alignment.pairs] for one in of_series.values()]
+            possible = _may_show_the_same(own.vectors, of_series)
+            paired = [one.sequence.vectors[one.alignment.pairs] for one in possible.values()]
             if paired:
                 is_copy = show_nearly_the_same(own.vectors, np.stack(paired))
-                found |= {study for study, same in zip(of_series, is_copy.tolist(), strict=True) if same}
+                found |= {study for study, same in zip(possible, is_copy.tolist(), strict=True) if same}
         return found
+
+
+def _may_show_the_same(query: NDArray[np.float32], scored: Mapping[int, Scored]) -> Mapping[int, Scored]:
+    """Leave out those whose first pair of chunks alone brings the mean cosine below that of a duplicate."""
+    least = 1 - (1 - DUPLICATE_COSINE) * len(query) - _ROUNDING
+    if not scored or least <= -1:
+        return scored
+    first = np.stack([one.sequence.vectors[one.alignment.pairs[:1]] for one in scored.values()])
+    is_left = cosines_without_places(query[:1], first)[:, 0] >= least
+    return {study: one for (study, one), left in zip(scored.items(), is_left.tolist(), strict=True) if left}
 
 
 def ranked(judged: Sequence[Judged], limit: int) -> list[StudyHit]:
