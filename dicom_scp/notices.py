@@ -68,7 +68,7 @@ class NotifyingDimse(DIMSEServiceProvider):  # type: ignore[misc]
             primitive.Status,
             has_identifier=bool(identifier),
         )
-        values = [[context_id, bytes([pdata.COMMAND]) + command]]
+        values: list[list[Any]] = [[context_id, bytes([pdata.COMMAND]) + command]]
         if identifier:
             values.append([context_id, bytes([pdata.LAST_DATA]) + identifier])
         length = sum(_ITEM_BYTES + len(value) for _, value in values)
