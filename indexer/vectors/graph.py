@@ -49,7 +49,7 @@ class GraphParameters:
 
     m: int = 32
     ef_construction: int = 300
-    ef: int = 256
+    ef: int = 128
     threads: int = 1
 
 

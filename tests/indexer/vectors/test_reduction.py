@@ -110,8 +110,8 @@ def test_queries_asked_together_cost_less_and_find_nearly_all(
     index = HnswIndex(dim=32, encoder_id=ENCODER, reduction=half)
     index.add(_ids(N), vectors(N))
     widths: list[int] = []
-    search = hnsw._search_graph
-    monkeypatch.setattr(hnsw, "_search_graph", lambda a, c, n, answer: widths.append(n) or search(a, c, n, answer))
+    search = hnsw.search_graph
+    monkeypatch.setattr(hnsw, "search_graph", lambda a, c, n, answer: widths.append(n) or search(a, c, n, answer))
     monkeypatch.setattr(hnsw, "_GRAPH_COST", 1)
     queries = vectors(20, seed=9)
     for together, width in ((False, 256), (True, 64)):
