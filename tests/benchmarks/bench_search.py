@@ -66,17 +66,17 @@ while True:
     keeper.refresh()
 """
 SERIAL = (
-    "a question takes 26 ms of processor time at 10,000 chunks and 70 to 95 ms at 100,000, besides the "
-    "association, on a loaded machine; there a quarter is reading embeddings not asked for before. Tried: only "
-    "the most promising series exactly, one thread for small matrix products, fewer candidates for chunks asked "
-    "together, aligning in blocks, a mapped database; one question at a time and a shorter switch interval of the "
-    "interpreter once each, undecided"
+    "a question takes 19 ms of processor time at 10,000 chunks, besides the association, on a loaded machine: two "
+    "fifths are alignment, a sixth the look at all chunks, a fifth statements of SQL. Tried: only the most "
+    "promising series exactly, one thread for small matrix products, fewer candidates for chunks asked together, "
+    "aligning in blocks, a mapped database; one question at a time and a shorter switch interval of the interpreter "
+    "once each, undecided"
 )
 RECALL = (
-    "M 24, 2,048 candidates; 256, 512 and 1,024 gave 0.935, 0.959 and 0.975 in 100,000 chunks; in 1,000,000 4,096 "
-    "and 8,192 gave 0.942 and 0.958 for 0.917: the graph misses what is near, the 128 directions keep 0.995 of it"
+    "M 32, 300 candidates while built, one candidate looked at for 64 chunks, at most 8,192: the 111 directions "
+    "keep all of the nearest in 8,192, the graph does not reach all of them"
 )
-MEMORY = "graph of 128 directions and 48 links a row, ids and their series; below 100,000 all 256 are kept"
+MEMORY = "graph of 112 dimensions and 64 links a row, ids and their series; below 50,000 all 256 are kept"
 RESTART = (
     "seen at 100,000 chunks: 0.9 s of processor time to open the snapshot, 0.9 to 1.4 s for the first "
     "question, which reads the series of all embeddings and calibrates; at 10,000 0.1 s and 0.6 s, besides "
