@@ -26,8 +26,8 @@ from indexer.vectors.reduction import LEAST_VECTORS, Reduction, load_reduction
 from indexer.vectors.rows import Rows
 
 KIND = "hnsw"
-_ROWS_A_BLOCK = 32
-"""Searches wait for one block: some 10 ms."""
+_ROWS_A_BLOCK = 16
+"""Searches wait for one block: some 10 ms at 200,000 vectors, on one thread."""
 _SLACK = 8
 """Candidates asked beyond what is expected to suffice, so that few ties need a second look."""
 _ROWS_A_CANDIDATE, _WIDEST = 64, 8192

@@ -69,8 +69,8 @@ SERIAL = (
     "a question takes 19 ms of processor time at 10,000 chunks, besides the association, on a loaded machine: two "
     "fifths are alignment, a sixth the look at all chunks, a fifth statements of SQL. Tried: only the most "
     "promising series exactly, one thread for small matrix products, fewer candidates for chunks asked together, "
-    "aligning in blocks, a mapped database; one question at a time and a shorter switch interval of the interpreter "
-    "once each, undecided"
+    "aligning in blocks, a mapped database; one question at a time and a shorter switch interval of the "
+    "interpreter once each, undecided"
 )
 RECALL = (
     "M 32, 300 candidates while built, one candidate looked at for 64 chunks, at most 8,192: the 111 directions "

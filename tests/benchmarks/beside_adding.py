@@ -22,7 +22,7 @@ from indexer.vectors import VectorIndex, factory
 ADDED_AT_ONCE, ADDED_EVERY_S = 32, 0.25
 ROUNDS, ASKED = 6, 25
 _WHY = (
-    "a question waits for 32 chunks at most, which are linked while nobody searches, and shares the processors "
+    "a question waits for 16 chunks at most, which are linked while nobody searches, and shares the processors "
     "with the writer"
 )
 
