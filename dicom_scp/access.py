@@ -16,7 +16,6 @@ from weakref import WeakKeyDictionary
 
 from pynetdicom import evt
 from pynetdicom.dimse_primitives import C_ECHO, C_FIND, C_GET, C_MOVE, C_STORE, N_ACTION
-from pynetdicom.service_class import StorageServiceClass
 from pynetdicom.sop_class import (
     PatientRootQueryRetrieveInformationModelFind,
     PatientRootQueryRetrieveInformationModelGet,
@@ -26,13 +25,13 @@ from pynetdicom.sop_class import (
     StudyRootQueryRetrieveInformationModelGet,
     StudyRootQueryRetrieveInformationModelMove,
     Verification,
-    uid_to_service_class,
 )
 
 from config.access import Cohort, Peer, Service
 from config.exposure import is_loopback
 from config.model import Role, Settings
 from dicom_scp import statuses
+from dicom_scp.contexts import is_known_storage
 from dicom_scp.tls import PeerCertificate, shown_certificate
 from indexer.catalog import Catalog, CatalogView
 
@@ -230,8 +229,7 @@ class Access:
         known = _SERVICE_OF_MODEL.get(abstract_syntax)
         if known is not None:
             return frozenset({self._service(known, association)})
-        is_storage = uid_to_service_class(abstract_syntax) is StorageServiceClass
-        return frozenset({Service.STORE, Service.GET}) if is_storage else frozenset()
+        return frozenset({Service.STORE, Service.GET}) if is_known_storage(abstract_syntax) else frozenset()
 
     def _guard(self, association: Association, admission: Admission) -> None:
         """Answer requests of services that are not allowed, in whatever context they come (PS3.7 C.5.13)."""

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 
 from pydicom._uid_dict import UID_dictionary
 from pydicom.uid import (
@@ -63,6 +64,12 @@ STORAGE_TRANSFER_SYNTAXES = (
     RLELossless,
 )
 """Those whose pixel data the node can decode. Not Deflated: a few bytes of it can inflate to any size."""
+
+
+@lru_cache(maxsize=1024)
+def is_known_storage(sop_class_uid: str) -> bool:
+    """Whether the network library takes it for a storage SOP class."""
+    return uid_to_service_class(sop_class_uid) is StorageServiceClass
 
 
 def storage_sop_classes(private: Iterable[str] = ()) -> list[UID]:

@@ -14,14 +14,12 @@ import ssl
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, Protocol
 
 from pynetdicom.pdu_primitives import P_DATA
-from pynetdicom.service_class import StorageServiceClass
-from pynetdicom.sop_class import uid_to_service_class
 
 from dicom_scp import pdata
+from dicom_scp.contexts import is_known_storage
 from dicom_scp.draft import Draft
 from dicom_scp.intake import Intake, StoreRequest
 from dicom_scp.pdata import Fragment, StoreCommand
@@ -232,7 +230,7 @@ class FastLane:
     def _is_served(self, sop_class_uid: str) -> bool:
         """Whether the library would take it for a storage SOP class, and the peer's PDUs are long enough."""
         return (
-            _is_storage(sop_class_uid)
+            is_known_storage(sop_class_uid)
             and sop_class_uid not in self._association.acceptor.accepted_common_extended
             and (self._association.dimse.maximum_pdu_size or _SHORTEST_MAX_PDU) >= _SHORTEST_MAX_PDU
         )
@@ -308,8 +306,3 @@ def _is_dataset(found: Sequence[Fragment], context_id: int) -> bool:
     return all(
         one.context_id == context_id and one.control in (pdata.DATA, pdata.LAST_DATA) for one in found
     ) and not any(one.control == pdata.LAST_DATA for one in found[:-1])
-
-
-@lru_cache(maxsize=1024)
-def _is_storage(sop_class_uid: str) -> bool:
-    return uid_to_service_class(sop_class_uid) is StorageServiceClass

@@ -1,4 +1,4 @@
-"""P-DATA-TF PDUs (PS3.8 9.3.5) and the C-STORE messages in them (PS3.7 9.3.1), as bytes.
+"""P-DATA-TF PDUs (PS3.8 9.3.5), the C-STORE messages in them (PS3.7 9.3.1) and responses of C-FIND, as bytes.
 
 Only what every peer sends is understood here: everything else is for the network library to judge.
 """
@@ -15,8 +15,8 @@ HEADER_BYTES = 6
 COMMAND, DATA, LAST_DATA = 0b11, 0b00, 0b10
 """Message control headers (PS3.8 E.2): a whole command set, a fragment of a data set, its last one."""
 
-_C_STORE_RQ, _C_STORE_RSP = 0x0001, 0x8001
-_NO_DATA_SET = 0x0101
+_C_STORE_RQ, _C_STORE_RSP, _C_FIND_RSP = 0x0001, 0x8001, 0x8020
+_DATA_SET, _NO_DATA_SET = 0x0001, 0x0101
 _GROUP_LENGTH, _SOP_CLASS_UID, _COMMAND_FIELD, _MESSAGE_ID, _RESPONDED_TO = 0x0000, 0x0002, 0x0100, 0x0110, 0x0120
 _PRIORITY, _DATA_SET_TYPE, _STATUS, _ERROR_COMMENT, _SOP_INSTANCE_UID = 0x0700, 0x0800, 0x0900, 0x0902, 0x1000
 _MOVE_ORIGINATOR, _MOVE_MESSAGE_ID = 0x1030, 0x1031
@@ -107,20 +107,34 @@ def store_response(context_id: int, command: StoreCommand, status: Dataset) -> b
         Status (0000,0900) and, if there is one, Error Comment (0000,0902).
     """
     comment = status.get("ErrorComment", "")
-    elements = b"".join(
-        (
-            _element(_SOP_CLASS_UID, _padded(command.sop_class_uid, b"\0")),
-            _element(_COMMAND_FIELD, _us.pack(_C_STORE_RSP)),
-            _element(_RESPONDED_TO, _us.pack(command.message_id)),
-            _element(_DATA_SET_TYPE, _us.pack(_NO_DATA_SET)),
-            _element(_STATUS, _us.pack(status.Status)),
-            _element(_ERROR_COMMENT, _padded(comment, b" ")) if comment else b"",
-            _element(_SOP_INSTANCE_UID, _padded(command.sop_instance_uid, b"\0")),
-        )
+    encoded = _command_set(
+        _element(_SOP_CLASS_UID, _padded(command.sop_class_uid, b"\0")),
+        _element(_COMMAND_FIELD, _us.pack(_C_STORE_RSP)),
+        _element(_RESPONDED_TO, _us.pack(command.message_id)),
+        _element(_DATA_SET_TYPE, _us.pack(_NO_DATA_SET)),
+        _element(_STATUS, _us.pack(status.Status)),
+        _element(_ERROR_COMMENT, _padded(comment, b" ")) if comment else b"",
+        _element(_SOP_INSTANCE_UID, _padded(command.sop_instance_uid, b"\0")),
     )
-    encoded = _element(_GROUP_LENGTH, struct.pack("<L", len(elements))) + elements
     item = struct.pack(">LBB", len(encoded) + 2, context_id, COMMAND) + encoded
     return struct.pack(">BxL", P_DATA_TF, len(item)) + item
+
+
+def find_response(sop_class_uid: str, message_id: int, status: int, *, has_identifier: bool) -> bytes:
+    """The command set of a C-FIND response (PS3.7 9.3.2.2) to a message, without any comment."""
+    return _command_set(
+        _element(_SOP_CLASS_UID, _padded(sop_class_uid, b"\0")),
+        _element(_COMMAND_FIELD, _us.pack(_C_FIND_RSP)),
+        _element(_RESPONDED_TO, _us.pack(message_id)),
+        _element(_DATA_SET_TYPE, _us.pack(_DATA_SET if has_identifier else _NO_DATA_SET)),
+        _element(_STATUS, _us.pack(status)),
+    )
+
+
+def _command_set(*elements: bytes) -> bytes:
+    """Encoded elements in their order, with the group's length before them."""
+    encoded = b"".join(elements)
+    return _element(_GROUP_LENGTH, struct.pack("<L", len(encoded))) + encoded
 
 
 def _element(number: int, value: bytes) -> bytes:

@@ -14,7 +14,15 @@ _SEQUENCES_A_BLOCK = 8
 """Sequences whose vectors are widened at once, so that they stay in a processor's cache."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, slots=True)
+class _Paths:
+    """How a query's chunks lie in each of S series: columns (Q, S) int64, and the cosines (Q, S) float64 there."""
+
+    columns: NDArray[np.int64]
+    cosines: NDArray[np.float64]
+
+
+@dataclass(eq=False, slots=True)
 class Alignment:
     """How a query's chunks lie in a found series.
 
@@ -22,15 +30,21 @@ class Alignment:
     ----------
     score : float
         Mean cosine over the query's chunks, -1 to 1.
-    pairs : (Q,) int64
-        For each chunk of the query the chunk of the found series that it is matched with, never going back in z.
-    cosines : (Q,) float32
-        Of those pairs.
     """
 
     score: float
-    pairs: NDArray[np.int64]
-    cosines: NDArray[np.float32]
+    _paths: _Paths
+    _column: int
+
+    @property
+    def pairs(self) -> NDArray[np.int64]:
+        """For each chunk of the query, (Q,), the chunk of the found series it is matched with, never back in z."""
+        return self._paths.columns[:, self._column]
+
+    @property
+    def cosines(self) -> NDArray[np.float32]:
+        """Of those pairs, (Q,)."""
+        return self._paths.cosines[:, self._column].astype(np.float32)
 
 
 def align(query: NDArray[np.float32], found: NDArray[np.float32]) -> Alignment:
@@ -53,20 +67,49 @@ def align_all(query: NDArray[np.float32], found: Sequence[NDArray[np.float32]]) 
 
     Vectors of more dimensions than others are compared with those on the dimensions that both have.
     """
+    return align_each([query], found)[0]
+
+
+def align_each(
+    queries: Sequence[NDArray[np.float32]], found: Sequence[NDArray[np.float32]]
+) -> list[list[Alignment]]:
+    """Match each of several queries (Q, D) with each of several sequences, as `align_all` does; a list a query."""
+    together: dict[int, list[int]] = {}
+    for number, query in enumerate(queries):
+        together.setdefault(query.shape[1], []).append(number)
+    aligned: dict[int, list[Alignment]] = {}
+    for numbers in together.values():
+        stacked = np.concatenate([queries[number] for number in numbers])
+        ends = np.cumsum([len(queries[number]) for number in numbers]).tolist()
+        aligned |= dict(zip(numbers, _aligned(stacked, ends, found), strict=True))
+    return [aligned[number] for number in range(len(queries))]
+
+
+def _aligned(
+    queries: NDArray[np.float32], ends: Sequence[int], found: Sequence[NDArray[np.float32]]
+) -> list[list[Alignment]]:
+    """Match queries that follow each other, each up to one of the ends, with sequences of like length at once."""
     alike: dict[tuple[int, int], list[int]] = {}
     for place, vectors in enumerate(found):
         columns = 1 << (len(vectors) - 1).bit_length()
-        alike.setdefault((columns, min(vectors.shape[1], query.shape[1])), []).append(place)
-    aligned: dict[int, Alignment] = {}
+        alike.setdefault((columns, min(vectors.shape[1], queries.shape[1])), []).append(place)
+    aligned: list[dict[int, Alignment]] = [{} for _ in ends]
     for (columns, dim), places in alike.items():
-        products = _products(query[:, :dim], [found[place][:, :dim] for place in places], columns)
-        paths = _monotone_paths(products)
-        along = np.take_along_axis(products, paths[:, :, None], axis=2)[:, :, 0]
-        best = products.max(axis=2)
-        scores = _ORDER_WEIGHT * along.mean(axis=0) + (1 - _ORDER_WEIGHT) * best.mean(axis=0)
-        rows = zip(places, scores.round(_DECIMALS).tolist(), paths.T, along.T.astype(np.float32), strict=True)
-        aligned |= {place: Alignment(score, pairs, cosines) for place, score, pairs, cosines in rows}
-    return [aligned[place] for place in range(len(found))]
+        products = _products(queries[:, :dim], [found[place][:, :dim] for place in places], columns)
+        for of_query, start, end in zip(aligned, [0, *ends], ends, strict=False):
+            scores, paths = _scored(products[start:end])
+            rows = enumerate(zip(places, scores, strict=True))
+            of_query |= {place: Alignment(score, paths, column) for column, (place, score) in rows}
+    return [[of_query[place] for place in range(len(found))] for of_query in aligned]
+
+
+def _scored(products: NDArray[np.float64]) -> tuple[list[float], _Paths]:
+    """Score a query against S sequences by its products (Q, S, columns) with them."""
+    columns = _monotone_paths(products)
+    along = np.take_along_axis(products, columns[:, :, None], axis=2)[:, :, 0]
+    best = products.max(axis=2).mean(axis=0)
+    scores = _ORDER_WEIGHT * along.mean(axis=0) + (1 - _ORDER_WEIGHT) * best
+    return scores.round(_DECIMALS).tolist(), _Paths(columns, along)
 
 
 def _products(

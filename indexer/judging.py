@@ -12,10 +12,12 @@ from indexer.answer import Completeness, Relation, StudyHit
 from indexer.calibration import UNCALIBRATED, Calibration, Scale, Scales, Uncalibrated
 from indexer.catalog.embeddings import EmbeddingSequence
 from indexer.catalog.lookup import SeriesInfo
-from indexer.places import without_places
+from indexer.places import cosines_without_places
 
 DUPLICATE_COSINE = 0.97
 """From this mean cosine on, two series show nearly the same images."""
+_ROUNDING = 1e-3
+"""Embeddings are kept as float16."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +41,7 @@ class Query:
         )
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, slots=True)
 class Scored:
     """A candidate series against one of the query's series."""
 
@@ -106,17 +108,19 @@ class Judge:
         """
         best = {study: max(of, key=lambda one: one.alignment.score) for study, of in scored.items()}
         copies = self._copies(best)
-        judged = [self._judged(best[study], of, study in copies) for study, of in scored.items()]
+        scales = [self.scale(number) for number in range(len(self.query.series))]
+        judged = [self._judged(best[study], of, study in copies, scales) for study, of in scored.items()]
         return [one for one in judged if one is not None]
 
-    def _judged(self, best: Scored, scored: Sequence[Scored], is_copy: bool) -> Judged | None:
-        standings: dict[int, float] = {}
+    def _judged(
+        self, best: Scored, scored: Sequence[Scored], is_copy: bool, scales: Sequence[Scale | Uncalibrated]
+    ) -> Judged | None:
+        scores: dict[int, float] = {}
         for one in scored:
-            standing = self.scale(one.query_series).standing(one.alignment.score)
-            standings[one.query_series] = max(standings.get(one.query_series, -math.inf), standing)
-        standing = sum(standings.values()) / len(standings)
+            scores[one.query_series] = max(scores.get(one.query_series, -math.inf), one.alignment.score)
+        standing = sum(scales[number].standing(score) for number, score in scores.items()) / len(scores)
         is_own = best.info.patient_pk in self.query.patient_pks
-        similarity = self.scale(scored[0].query_series).similarity(standing)
+        similarity = scales[scored[0].query_series].similarity(standing)
         if self.scales is not None and similarity < self.least_similarity and not (is_copy or is_own):
             return None
         relation = Relation.DUPLICATE if is_copy else Relation.PRIOR if is_own else Relation.ANALOGUE
@@ -127,11 +131,22 @@ class Judge:
         found: set[int] = set()
         for number, (_, own) in enumerate(self.query.series):
             of_series = {study: one for study, one in best.items() if one.query_series == number}
-            paired = [one.sequence.vectors[one.alignment.pairs] for one in of_series.values()]
+            possible = _may_show_the_same(own.vectors, of_series)
+            paired = [one.sequence.vectors[one.alignment.pairs] for one in possible.values()]
             if paired:
                 is_copy = show_nearly_the_same(own.vectors, np.stack(paired))
-                found |= {study for study, same in zip(of_series, is_copy.tolist(), strict=True) if same}
+                found |= {study for study, same in zip(possible, is_copy.tolist(), strict=True) if same}
         return found
+
+
+def _may_show_the_same(query: NDArray[np.float32], scored: Mapping[int, Scored]) -> Mapping[int, Scored]:
+    """Leave out those whose first pair of chunks alone brings the mean cosine below that of a duplicate."""
+    least = 1 - (1 - DUPLICATE_COSINE) * len(query) - _ROUNDING
+    if not scored or least <= -1:
+        return scored
+    first = np.stack([one.sequence.vectors[one.alignment.pairs[:1]] for one in scored.values()])
+    is_left = cosines_without_places(query[:1], first)[:, 0] >= least
+    return {study: one for (study, one), left in zip(scored.items(), is_left.tolist(), strict=True) if left}
 
 
 def ranked(judged: Sequence[Judged], limit: int) -> list[StudyHit]:
@@ -166,8 +181,7 @@ def show_nearly_the_same(query: NDArray[np.float32], found: NDArray[np.float32])
     -------
     (S,) bool
     """
-    own, theirs = without_places(query), without_places(found.reshape(-1, found.shape[2]))
-    cosines = np.einsum("nd,snd->s", own, theirs.reshape(found.shape)) / len(own)
+    cosines = cosines_without_places(query, found).mean(axis=1)
     return np.asarray(cosines >= DUPLICATE_COSINE)
 
 

@@ -70,15 +70,26 @@ def looks_of(vectors: Rows) -> Rows:
     return np.asarray(_unit(vectors[:, :-CODE_DIM]))
 
 
-def without_places(vectors: Rows) -> Rows:
-    """Embeddings (N, 256) of unit length in which the places that some of them say are zero; see `looks_of`."""
-    code = vectors[:, -CODE_DIM:-DOME_DIM]
-    weight = np.einsum("nd,nd->n", code, code)
-    says = (np.abs(weight - PLACE_WEIGHT) <= _TOLERANCE) & (code.min(axis=1) >= -_TOLERANCE)
-    looks = vectors.copy()
-    looks[says, -CODE_DIM:] = 0
-    looks[says] = _unit(looks[says])
-    return looks
+def cosines_without_places(query: Rows, found: Rows) -> Rows:
+    """Cosines (S, N) of the looks of a query's embeddings (N, 256) and of each of S times as many (S, N, 256).
+
+    Unit vectors; the places that some of them say count for nothing; see `looks_of`.
+    """
+    own_length, own_says = _length_of_looks(query)
+    length, says = _length_of_looks(found)
+    looks = np.einsum("nd,snd->sn", query[:, :-CODE_DIM], found[:, :, :-CODE_DIM])
+    rest = np.einsum("nd,snd->sn", query[:, -CODE_DIM:], found[:, :, -CODE_DIM:])
+    return np.asarray((looks + np.where(says | own_says, 0, rest)) / (own_length * length), dtype=np.float32)
+
+
+def _length_of_looks(vectors: Rows) -> tuple[Rows, NDArray[np.bool_]]:
+    """How long the looks of unit vectors (…, 256) are, and which of these say a place: others are looks only."""
+    code = vectors[..., -CODE_DIM:-DOME_DIM]
+    weight = np.einsum("...d,...d->...", code, code)
+    says = (np.abs(weight - PLACE_WEIGHT) <= _TOLERANCE) & (code.min(axis=-1) >= -_TOLERANCE)
+    looks = vectors[..., :-CODE_DIM]
+    length = np.sqrt(np.einsum("...d,...d->...", looks, looks))
+    return np.where(says, np.maximum(length, 1e-9), 1).astype(np.float32), says
 
 
 def level_of(vector: Rows) -> str:

@@ -35,30 +35,35 @@ def promising(
 
 
 def nearest_series(
-    query: NDArray[np.float32], lengths: Sequence[int], vectors: NDArray[np.float32], place: NDArray[np.int64]
-) -> list[NDArray[np.float32]]:
-    """How near candidate series are to each of the query's: the mean over its chunks of the best similarity.
+    similarities: NDArray[np.float32], lengths: Sequence[int], of: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], list[NDArray[np.float32]]]:
+    """How near series are to each of the query's: the mean over its chunks of the best similarity.
 
     Parameters
     ----------
-    query : NDArray[np.float32]
-        Shape (Q, D).
+    similarities : NDArray[np.float32]
+        Shape (N, Q), N at least 1: of each chunk there is to each of the query's.
     lengths : sequence of int
         How many of the Q chunks each of the query's series has, in order.
-    vectors : NDArray[np.float32]
-        Shape (N, D): the chunks of all candidates, at least one.
-    place : NDArray[np.int64]
-        Shape (N,): the number of each one's series, ascending; those of S series in all.
+    of : NDArray[np.int64]
+        Shape (N,): the series of each chunk there is; those of a series need not follow each other.
 
     Returns
     -------
-    list of (S,) float32
+    series : NDArray[np.int64]
+        Shape (S,), ascending.
+    nearness : list of (S,) float32
         One for each of the query's series.
     """
-    starts = np.flatnonzero(np.diff(place, prepend=-1))
-    best = np.maximum.reduceat(query @ vectors.T, starts, axis=1)
+    starts = np.flatnonzero(np.diff(of, prepend=of[0] - 1))
+    order = np.argsort(of[starts], kind="stable")
+    series = of[starts][order]
+    firsts = np.flatnonzero(np.diff(series, prepend=series[0] - 1))
+    of_runs = np.maximum.reduceat(similarities, starts, axis=0)
+    best = np.maximum.reduceat(of_runs[order], firsts, axis=0)
     ends = np.cumsum(lengths)
-    return [best[end - length : end].mean(axis=0) for end, length in zip(ends, lengths, strict=True)]
+    nearness = [best[:, end - length : end].mean(axis=1) for end, length in zip(ends, lengths, strict=True)]
+    return series[firsts], nearness
 
 
 def _best(series: NDArray[np.int64], similarities: NDArray[np.float32], most: int) -> set[int]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from config.access import Cohort
 from config.model import SearchSettings
-from indexer.alignment import Alignment, align_all
+from indexer.alignment import Alignment, align_each
 from indexer.answer import Answer, ChunkMatch, Completeness, Seed, SeriesHit, StudyHit
 from indexer.calibration import Scales
 from indexer.catalog import Catalog, SeriesState
@@ -22,18 +22,14 @@ from indexer.judging import Judge, Query, Scored, best_of_series, ranked
 from indexer.outside import OutsideSeries, outside_query
 from indexer.own_order import own_newest_first
 from indexer.places import level_of
-from indexer.promising import nearest_series, promising
 from indexer.recalibration import Recalibration
 from indexer.remembered import Remembered
+from indexer.shortlist import Own, Shortlist
 from indexer.uids import EncoderId
-from indexer.vectors import HoldsVectors, VectorIndex
+from indexer.vectors import VectorIndex
 
 SHOWN_MATCHES = 8
 """Chunk pairs that a hit is explained with."""
-_LEAST_RERANKED, _RERANKED_SHARE = 192, 4
-"""Series that are compared exactly with each of the query's: at least so many; so many for each study wanted."""
-_WHOLLY_SCORED = 6
-"""So many times as many series are scored by their whole vectors, to choose from."""
 _BATCH = 512
 """Candidate series that are scored before it is asked whether the question was cancelled."""
 
@@ -53,9 +49,9 @@ class Search:
         self._catalog = catalog
         self._view = catalog.within(None)
         self._source = source
-        self._candidates = settings.candidates_per_chunk
         self._least_similarity = settings.least_similarity
         self._remembered = Remembered(catalog)
+        self._shortlist = Shortlist(self._remembered, settings.candidates_per_chunk)
         self._recalibration = Recalibration(catalog, self._remembered)
 
     def within(self, cohort: Cohort | None) -> Self:
@@ -181,11 +177,10 @@ class Search:
         """Series nearest to the query's, and all of the patient's own; the query's study left out."""
         embeddings, lookup = self._catalog.embeddings, self._view.lookup
         series_pks = {info.series_pk for pk in query.patient_pks for info in lookup.series_of_patient(pk)}
-        # The patient's own chunks are near as well, and must not take the place of others.
-        crowd = min(len(embeddings.ids_of_series(sorted(series_pks), encoder_id)), 4 * self._candidates)
         allowed_ids = self._allowed_ids(encoder_id, allowed)
         if len(index) and (allowed_ids is None or len(allowed_ids)):
-            series_pks |= self._promising(query, index, self._candidates + crowd, allowed_ids, series_pks, limit)
+            own = Own(series_pks, lambda: len(embeddings.ids_of_series(sorted(series_pks), encoder_id)))
+            series_pks = series_pks | self._shortlist.of(query, index, own, allowed_ids, limit)
         infos = self._remembered.infos(sorted(series_pks if allowed is None else series_pks & allowed))
         modalities = {info.modality for info, _ in query.series}
         return {
@@ -193,38 +188,6 @@ class Search:
             for pk, info in infos.items()
             if info.study_pk not in query.study_pks and info.modality in modalities
         }
-
-    def _promising(
-        self, query: Query, index: VectorIndex, n: int, allowed: NDArray[np.int64] | None, own: Set[int], limit: int
-    ) -> set[int]:
-        """Those series of each chunk's n neighbours, but the own patient's, that are worth comparing exactly."""
-        at_hand = index if isinstance(index, HoldsVectors) else None
-        if at_hand is not None:
-            neighbours = at_hand.near(query.vectors, n, allowed)
-        else:
-            neighbours = index.search(query.vectors, n, allowed, together=True)
-        of = self._remembered.series_of(neighbours.ids.ravel()).reshape(neighbours.ids.shape)
-        of = np.where(np.isin(of, list(own)), -1, of)
-        lengths = [len(sequence.chunk_pks) for _, sequence in query.series]
-        most = max(_LEAST_RERANKED, _RERANKED_SHARE * limit)
-        if at_hand is None:
-            return promising(of, neighbours.similarities, lengths, most)
-        found = promising(of, neighbours.similarities, lengths, _WHOLLY_SCORED * most)
-        if len(found) <= most:
-            return found
-        return self._nearest(query, at_hand, np.asarray(sorted(found)), lengths, most)
-
-    def _nearest(
-        self, query: Query, index: HoldsVectors, found: NDArray[np.int64], lengths: Sequence[int], most: int
-    ) -> set[int]:
-        """Those of the found series that are nearest to each of the query's by their whole vectors."""
-        ids, place = self._remembered.ids_of(found)
-        present, vectors = index.vectors_of(ids)
-        if not present.any():  # all of it was replaced meanwhile
-            return set(found.tolist())
-        found, place = found[np.unique(place[present])], place[present]
-        scores = nearest_series(query.vectors, lengths, vectors, place)
-        return {int(pk) for of_series in scores for pk in found[np.argsort(-of_series, kind="stable")[:most]]}
 
     def _allowed_ids(self, encoder_id: EncoderId, allowed: frozenset[int] | None) -> NDArray[np.int64] | None:
         """Embeddings that may be found; None: all. Those of others take no place among the candidates."""
@@ -278,25 +241,31 @@ def _scored(
         if cancelled():
             break
         batch = dict(islice(sequences.items(), start, start + _BATCH))
-        for number, (own, own_sequence) in enumerate(query.series):
-            alike = {pk: one for pk, one in batch.items() if infos[pk].modality == own.modality}
-            for pk, (alignment, part) in _best_volumes(own_sequence, alike).items():
-                info = infos[pk]
-                found.setdefault(info.study_pk, []).append(Scored(info, number, alignment, part))
+        for modality in dict.fromkeys(info.modality for info, _ in query.series):
+            own = [number for number, (info, _) in enumerate(query.series) if info.modality == modality]
+            alike = {pk: one for pk, one in batch.items() if infos[pk].modality == modality}
+            best = _best_volumes([query.series[number][1] for number in own], alike)
+            for number, of_series in zip(own, best, strict=True):
+                for pk, (alignment, part) in of_series.items():
+                    info = infos[pk]
+                    found.setdefault(info.study_pk, []).append(Scored(info, number, alignment, part))
     return found
 
 
 def _best_volumes(
-    query: EmbeddingSequence, sequences: Mapping[int, EmbeddingSequence]
-) -> dict[int, tuple[Alignment, EmbeddingSequence]]:
-    """Align a series of the query with others; the best volume of each counts, of equal ones the first."""
+    queries: Sequence[EmbeddingSequence], sequences: Mapping[int, EmbeddingSequence]
+) -> list[dict[int, tuple[Alignment, EmbeddingSequence]]]:
+    """Align series of the query with others; the best volume of each counts, of equal ones the first."""
     parts = [(pk, part) for pk, sequence in sequences.items() for part in sequence.by_volume()]
-    aligned = align_all(query.looks, [part.looks for _, part in parts])
-    best: dict[int, tuple[Alignment, EmbeddingSequence]] = {}
-    for (pk, part), alignment in zip(parts, aligned, strict=True):
-        if pk not in best or alignment.score > best[pk][0].score:
-            best[pk] = (alignment, part)
-    return best
+    aligned = align_each([query.looks for query in queries], [part.looks for _, part in parts])
+    found = []
+    for of_query in aligned:
+        best: dict[int, tuple[Alignment, EmbeddingSequence]] = {}
+        for (pk, part), alignment in zip(parts, of_query, strict=True):
+            if pk not in best or alignment.score > best[pk][0].score:
+                best[pk] = (alignment, part)
+        found.append(best)
+    return found
 
 
 def _explain(

@@ -139,6 +139,17 @@ class HoldsVectors(Protocol):
         """Which of the ids (N,) are present, and the vectors of those, (M, dim), in their order."""
         ...
 
+    def __len__(self) -> int:
+        """Count the vectors."""
+        ...
+
+    def similarities(self, queries: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Look at all vectors: their ids (N,), and their inner products (N, Q) with queries (Q, dim) of any length.
+
+        In no order; -1 among the ids stands for what was forgotten. The products are those of float32.
+        """
+        ...
+
     def near(self, queries: NDArray[np.float32], n: int, allowed: NDArray[np.int64] | None = None) -> Neighbours:
         """Find about n vectors near to every query, for somebody who will compare them by their vectors.
 

@@ -90,6 +90,11 @@ class ExactIndex:
         with self._lock.read():
             return self._table().vectors_of(ids)
 
+    def similarities(self, queries: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """See `indexer.vectors.HoldsVectors`."""
+        with self._lock.read():
+            return self._table().similarities(queries)
+
     def near(self, queries: NDArray[np.float32], n: int, allowed: NDArray[np.int64] | None = None) -> Neighbours:
         """See `indexer.vectors.HoldsVectors`: here they are the nearest."""
         return self.search(queries, n, allowed)

@@ -47,9 +47,9 @@ class GraphParameters:
         Threads of one call.
     """
 
-    m: int = 24
-    ef_construction: int = 150
-    ef: int = 256
+    m: int = 32
+    ef_construction: int = 300
+    ef: int = 128
     threads: int = 1
 
 

@@ -9,7 +9,7 @@ and the table is a file that is mapped: of it is in memory what there is room fo
 import atexit
 import threading
 import weakref
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -19,23 +19,26 @@ from indexer.errors import Damaged, Transient
 from indexer.sealing import StoredFolder
 from indexer.uids import EncoderId
 from indexer.vectors import Neighbours, checks, ranking, snapshot
+from indexer.vectors.asking import Asking, search_graph, usable_rows
 from indexer.vectors.graph import Graph, GraphParameters, load_graph
 from indexer.vectors.locks import PhaseFairLock
 from indexer.vectors.reduction import LEAST_VECTORS, Reduction, load_reduction
 from indexer.vectors.rows import Rows
 
 KIND = "hnsw"
-_ROWS_A_BLOCK = 32
-"""Searches wait for one block: some 10 ms."""
+_ROWS_A_BLOCK = 16
+"""Searches wait for one block: some 10 ms at 200,000 vectors, on one thread."""
 _SLACK = 8
 """Candidates asked beyond what is expected to suffice, so that few ties need a second look."""
+_ROWS_A_CANDIDATE, _WIDEST = 64, 8192
+"""Candidates looked at: one for so many rows, and at most; with fewer a graph misses more the larger it is."""
 _GROWTH = 4
 _REDUCED_SHARE, _REDUCED_EF = 2, 2048
 """Candidates where the graph does not know all of the vectors: for each one wanted, and at least."""
 _TOGETHER_EF = 768
 """At least so many for each of several queries that are asked together, as many as one alone in all."""
-_GRAPH_COST = 32
-"""One candidate of the graph costs as much as scoring so many vectors of the table (bench_vectors.py)."""
+_GRAPH_COST = 8
+"""One candidate of the graph costs as much as scoring so many vectors of the table."""
 _SAMPLE = 64
 _SAMPLE_RECALL = 0.9
 
@@ -71,7 +74,7 @@ class HnswIndex:
         self._parameters = parameters or GraphParameters()
         self._reduction = reduction
         self._lost, self._reduced = 0.0, 0
-        graph = Graph(dim if reduction is None else reduction.basis.shape[1], self._parameters)
+        graph = Graph(dim if reduction is None else reduction.dim, self._parameters)
         self._parts: tuple[Rows, Graph] | None = (Rows(dim, scratch), graph)
         self._lock = PhaseFairLock()
         self._changing = threading.Lock()
@@ -125,17 +128,17 @@ class HnswIndex:
             rows, graph = self._open()
             looked_at = None if allowed is None else rows.rows_of(allowed)
             present = len(rows) if looked_at is None else len(looked_at)
-            n = k + _SLACK if self._reduction is None else _reduced_candidates(k, len(queries) if together else 1)
+            n = self._wanted(k, len(queries) if together else 1)
             if looked_at is not None:
                 # As many allowed candidates as an unfiltered search holds, so that it is as sure of its answer.
                 n = max(n, self._parameters.ef) * len(rows) // max(present, 1)
-            usable = _usable(rows, graph.capacity, looked_at)
-            asked = queries if self._reduction is None else self._reduction.reduced(queries)
-            asking = _Asking(rows, graph, queries, asked, usable, is_reduced=self._reduction is not None)
+            usable = usable_rows(rows, graph.capacity, looked_at)
+            asked = queries if self._reduction is None else self._reduction.asked(queries)
+            asking = Asking(rows, graph, queries, asked, usable, is_reduced=self._reduction is not None)
             answer = ranking.empty(len(queries), k)
             open_queries = np.arange(len(queries))
             while open_queries.size and max(n, self._parameters.ef) * _GRAPH_COST <= present:
-                settled = _search_graph(asking, open_queries, n, answer)
+                settled = search_graph(asking, open_queries, n, answer)
                 open_queries = open_queries[~settled]
                 n *= _GROWTH
             if open_queries.size:
@@ -148,11 +151,16 @@ class HnswIndex:
         with self._lock.read():
             return self._open()[0].vectors_of(ids)
 
+    def similarities(self, queries: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """See `indexer.vectors.HoldsVectors`."""
+        with self._lock.read():
+            return self._open()[0].similarities(queries)
+
     def near(self, queries: NDArray[np.float32], n: int, allowed: NDArray[np.int64] | None = None) -> Neighbours:
         """See `indexer.vectors.HoldsVectors`: what the graph says, unless a narrow look at all costs less."""
         checks.check_search(queries, n, allowed, self.dim)
         if allowed is None:
-            known = queries if self._reduction is None else self._reduction.reduced(queries)
+            known = queries if self._reduction is None else self._reduction.asked(queries)
             wide = n if self._reduction is None else max(n, _TOGETHER_EF)
             with self._lock.read():
                 rows, graph = self._open()
@@ -188,6 +196,15 @@ class HnswIndex:
         with self._lock.write():
             self._parts = None
 
+    def _wanted(self, k: int, together: int) -> int:
+        """Candidates for the k nearest of each of so many queries."""
+        size = len(self._open()[0])
+        alone = min(size // _ROWS_A_CANDIDATE, _WIDEST)
+        if self._reduction is None:
+            return max(k + _SLACK, alone // max(together, 1))
+        alone = max(_REDUCED_EF, alone)
+        return max(_REDUCED_SHARE * k, alone // max(together, 1), min(_TOGETHER_EF, alone))
+
     def _open(self) -> tuple[Rows, Graph]:
         if self._parts is None:
             raise ValueError("the index is closed")
@@ -213,10 +230,10 @@ class HnswIndex:
         """What the graph knows of vectors."""
         if self._reduction is None:
             return vectors
-        reduced = self._reduction.reduced(vectors)
-        self._lost += float(len(reduced) - np.einsum("nd,nd->", reduced, reduced, dtype=np.float64))
-        self._reduced += len(reduced)
-        return reduced
+        known, lost = self._reduction.known(vectors)
+        self._lost += lost
+        self._reduced += len(known)
+        return known
 
     def _compact(self) -> None:
         """Build both anew from the live rows; searches use the old ones until the new ones are complete."""
@@ -240,68 +257,6 @@ def _close_all() -> None:
     """Leave no daemon thread inside the library when the interpreter ends, which would abort the process."""
     for index in list(_OPEN):
         index.close()
-
-
-@dataclass(frozen=True, eq=False)
-class _Asking:
-    """Queries, whole and as the graph knows them; `usable` says which rows may be answered."""
-
-    rows: Rows
-    graph: Graph
-    queries: NDArray[np.float32]
-    known: NDArray[np.float32]
-    usable: NDArray[np.bool_] | None
-    is_reduced: bool
-
-
-def _usable(rows: Rows, capacity: int, looked_at: NDArray[np.int64] | None) -> NDArray[np.bool_] | None:
-    """Which rows may be answered, shape (capacity,); None: all that the graph answers."""
-    if looked_at is None:
-        return None
-    usable = np.zeros(capacity, dtype=np.bool_)
-    usable[looked_at] = True
-    return usable
-
-
-def _reduced_candidates(k: int, together: int) -> int:
-    """Candidates of a graph that does not know all of the vectors, for each of so many queries."""
-    return max(_REDUCED_SHARE * k, _REDUCED_EF // max(together, 1), min(_TOGETHER_EF, _REDUCED_EF))
-
-
-def _search_graph(asking: _Asking, chosen: NDArray[np.int64], n: int, answer: Neighbours) -> NDArray[np.bool_]:
-    """Answer those of the chosen queries, shape (C,), for which n candidates of the graph suffice; say which."""
-    found = asking.graph.search(asking.known[chosen], n)
-    if found is None:
-        return np.zeros(len(chosen), dtype=np.bool_)
-    labels, approximate = found
-    k, dim = answer.ids.shape[1], asking.queries.shape[1]
-    rows = asking.rows
-    usable = np.ones(labels.shape, dtype=np.bool_) if asking.usable is None else asking.usable[labels]
-    if asking.is_reduced:
-        approximate = _scored(asking.queries[chosen], labels, rows.vectors)
-        settled, kept = ranking.settle_scored(approximate, usable, k, dim)
-    else:
-        settled, kept = ranking.settle(approximate, usable, k, dim)
-    query_of, column = np.nonzero(kept & settled[:, None])
-    pairs = ranking.Pairs(query_of, labels[query_of, column])
-    scores = ranking.score(pairs, asking.queries[chosen], rows.vectors)
-    ranked = ranking.best(pairs.queries, rows.ids[pairs.rows], scores, len(chosen), k)
-    answer.ids[chosen[settled]] = ranked.ids[settled]
-    answer.similarities[chosen[settled]] = ranked.similarities[settled]
-    return settled
-
-
-def _scored(
-    queries: NDArray[np.float32], labels: NDArray[np.int64], vectors: NDArray[np.float32]
-) -> NDArray[np.float32]:
-    """Inner products of queries (Q, dim) with the rows that each has found, (Q, n); a row of many is read once."""
-    is_found = np.zeros(len(vectors), dtype=np.bool_)
-    is_found[labels] = True
-    found = np.flatnonzero(is_found)
-    place = np.empty(len(vectors), dtype=np.int64)
-    place[found] = np.arange(len(found))
-    scores = queries @ vectors[found].T
-    return np.take_along_axis(scores, place[labels], axis=1)
 
 
 def restore(
@@ -361,7 +316,7 @@ def _check_self_recall(rows: Rows, graph: Graph, reduction: Reduction | None) ->
         return
     sample = live[np.unique(np.linspace(0, live.size - 1, _SAMPLE).astype(np.int64))]
     vectors = rows.vectors[sample]
-    known = vectors if reduction is None else reduction.reduced(vectors)
+    known = vectors if reduction is None else reduction.asked(vectors)
     found = graph.search(known, 1)
     own = np.einsum("nd,nd->n", known, known)
     share = 0.0 if found is None else float((found[1][:, 0] >= own - 1e-3).mean())

@@ -12,6 +12,8 @@ from indexer.vectors.scratch import ScratchFile
 _SMALLEST = 1024
 _IN_MEMORY_BYTES = 64 << 20
 """More vectors than that are mapped, where a folder was given."""
+_ROWS_A_BLOCK = 2048
+"""Of a product, so that they stay in a processor's cache."""
 IDS_FILE = "ids.npy"
 VECTORS_FILE = "vectors.npy"
 
@@ -71,6 +73,14 @@ class Rows:
         """Which of the ids (N,) are present, and the vectors of those, (M, dim), in their order."""
         at, present = self._places(ids)
         return present, self.vectors[self._sorted_rows[at[present]]]
+
+    def similarities(self, queries: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Ids of all rows given, (used,), -1 where dead, and their products (used, Q) with queries (Q, dim)."""
+        found = np.empty((self.used, len(queries)), dtype=np.float32)
+        for start in range(0, self.used, _ROWS_A_BLOCK):
+            stop = min(start + _ROWS_A_BLOCK, self.used)
+            np.matmul(self.vectors[start:stop], queries.T, out=found[start:stop])
+        return self.ids[: self.used].copy(), found
 
     def rows_of(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the rows of those of the ids that are present, in the order of `ids`."""

@@ -5,8 +5,6 @@ Archives and indexes stay in ``PACSIMILE_BENCH_DIR`` (by default ``pacsimile-ben
 temporary files), so that each is made once. Never fails on time.
 """
 
-import hashlib
-import json
 import os
 import shutil
 import statistics
@@ -14,40 +12,30 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent import futures
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
-import hnswlib
 import numpy as np
 from bench_receive import ENVIRONMENT, free_port, running, write_series
-from embedded_archive import build
+from beside_adding import beside_adding
+from beside_bare import MOST_BARE, beside_bare
 from numpy.typing import NDArray
 from report import Line, tell
+from searched_archive import ENCODER, QUERIES, SEED, Archive, K, milliseconds
 
 from config.load import load_settings
 from indexer.catalog import Catalog
-from indexer.keeper import IndexKeeper
-from indexer.uids import EncoderId
-from indexer.vectors import VectorIndex, factory
-from indexer.vectors.graph import GraphParameters
+from indexer.vectors import VectorIndex
 from indexer.vectors.hnsw import HnswIndex
 from indexer.vectors.recall import recall as recall_of
-from indexer.vectors.reduction import LEAST_VECTORS, SAMPLE
-from indexer.vectors.snapshot import MANIFEST
 
-ENCODER = EncoderId("ct-astra-made")
-SEED = 1
-QUERIES, K, DIM = 200, 10, 256
 LARGE = 1_000_000
-MOST_BARE = 100_000
 ROUNDS = 40
 LOAD_S = 20.0
 NODE = """
-import sys, threading, time
-began = time.time() - float(sys.argv[3])
+import gc, sys, time
 from config.load import load_settings
 from dicom_scp.server import DicomServer
 from dicom_scp.spool import Spool
@@ -68,6 +56,8 @@ keeper = IndexKeeper(catalog, settings.vectors, settings.snapshot_dir, EncoderId
 print("index", kib("Anonymous:") - before, kib("Rss:") - kib("Anonymous:"), flush=True)
 search = Search(catalog, keeper, settings.search)
 server = DicomServer(settings, catalog, Spool(settings.spool_dir), search)
+gc.collect()
+gc.freeze()  # as the node's service does
 server.start()
 print("listens", flush=True)
 while True:
@@ -76,91 +66,22 @@ while True:
     keeper.refresh()
 """
 SERIAL = (
-    "a question takes 26 ms of processor time at 10,000 chunks and 70 to 95 ms at 100,000, besides the "
-    "association, on a loaded machine; there a quarter is reading embeddings not asked for before. Tried: only "
-    "the most promising series exactly, one thread for small matrix products, fewer candidates for chunks asked "
-    "together, aligning in blocks, a mapped database; one question at a time and a shorter switch interval of the "
+    "a question takes 19 ms of processor time at 10,000 chunks, besides the association, on a loaded machine: two "
+    "fifths are alignment, a sixth the look at all chunks, a fifth statements of SQL. Tried: only the most "
+    "promising series exactly, one thread for small matrix products, fewer candidates for chunks asked together, "
+    "aligning in blocks, a mapped database; one question at a time and a shorter switch interval of the "
     "interpreter once each, undecided"
 )
 RECALL = (
-    "M 24, 2,048 candidates; 256, 512 and 1,024 gave 0.935, 0.959 and 0.975 in 100,000 chunks; in 1,000,000 4,096 "
-    "and 8,192 gave 0.942 and 0.958 for 0.917: the graph misses what is near, the 128 directions keep 0.995 of it"
+    "M 32, 300 candidates while built, one candidate looked at for 64 chunks, at most 8,192: the 111 directions "
+    "keep all of the nearest in 8,192, the graph does not reach all of them"
 )
-MEMORY = "graph of 128 directions and 48 links a row, ids and their series; below 100,000 all 256 are kept"
+MEMORY = "graph of 112 dimensions and 64 links a row, ids and their series; below 50,000 all 256 are kept"
 RESTART = (
     "seen at 100,000 chunks: 0.9 s of processor time to open the snapshot, 0.9 to 1.4 s for the first "
     "question, which reads the series of all embeddings and calibrates; at 10,000 0.1 s and 0.6 s, besides "
     "imports"
 )
-
-
-@dataclass
-class Archive:
-    """An archive in a folder, its index, and what was measured of it."""
-
-    folder: Path
-    chunks: int
-    figures: dict[str, float] = field(default_factory=dict)
-
-    def make(self) -> None:
-        """Build catalog and index, unless they are there; what was begun and not finished is made again."""
-        done = self.folder / "made.json"
-        if done.exists():
-            self.figures |= json.loads(done.read_text())
-        for what, make in (("catalog s", self._make_catalog), ("index s", self._make_index)):
-            if what not in self.figures:
-                began = time.perf_counter()
-                make()
-                self.figures[what] = time.perf_counter() - began
-                done.write_text(json.dumps(self.figures))
-
-    def _make_catalog(self) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)
-        build(self.folder, self.chunks, ENCODER, SEED)
-
-    def _make_index(self) -> None:
-        """Build the snapshot that a keeper would, on all cores."""
-        settings = load_settings(overrides={"data_dir": str(self.folder)})
-        folder = settings.snapshot_dir / ENCODER
-        with Catalog(settings.catalog_url) as catalog:
-            every = max(self.chunks // SAMPLE, 1)
-            is_large = self.chunks >= LEAST_VECTORS
-            ids = catalog.embeddings.ids(ENCODER)
-            sample = catalog.embeddings.vectors_of(ids[::every].tolist())[1] if is_large else None
-            graph = GraphParameters(threads=os.cpu_count() or 1)
-            parameters = factory.IndexParameters(hnsw=graph, scratch=settings.snapshot_dir)
-            index = factory.create("hnsw", dim=DIM, encoder_id=ENCODER, parameters=parameters, sample=sample)
-            for block, vectors in catalog.embeddings.vectors(ENCODER):
-                index.add(block, vectors)
-                print(f"\rindex: {len(index):,} of {len(ids):,}", end="", file=sys.stderr, flush=True)
-            print(file=sys.stderr)
-            index.snapshot(folder, catalog.journal.last())
-            catalog.journal.vouch(hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest(), None)
-            index.close()
-
-    @contextmanager
-    def opened(self) -> Iterator[tuple[Catalog, VectorIndex]]:
-        """The catalog and its index, for reading."""
-        settings = load_settings(overrides={"data_dir": str(self.folder)})
-        with Catalog(settings.catalog_url) as catalog:
-            keeper = IndexKeeper(catalog, settings.vectors, settings.snapshot_dir, ENCODER, read_only=True)
-            yield catalog, keeper.current()[0]
-            keeper.close()
-
-    @property
-    def name(self) -> str:
-        """What it is called in a line."""
-        return f"{self.chunks:,} chunks"
-
-
-def milliseconds(work: Callable[[int], object], times: int = QUERIES) -> list[float]:
-    """How long each of several calls took."""
-    taken = []
-    for number in range(times):
-        began = time.perf_counter()
-        work(number)
-        taken.append(1e3 * (time.perf_counter() - began))
-    return taken
 
 
 def measure_index(archive: Archive) -> list[Line]:
@@ -179,7 +100,7 @@ def measure_index(archive: Archive) -> list[Line]:
             Line(f"index search, {name}", "", f"p50 {p50:.2f} ms, p99 {p99:.2f} ms"),
         ]
         if isinstance(index, HnswIndex):
-            lines += _beside_bare(archive, catalog, index, queries)
+            lines.append(beside_bare(archive, catalog, index, queries))
         for part in (0.01, 0.001):
             lines.append(_filtered(archive, catalog, index, queries, ids[rng.random(len(ids)) < part], part))
     return lines
@@ -207,40 +128,6 @@ def _filtered(
     measured = f"recall {share:.4f}, p50 {p50:.2f} ms"
     what = f"filter leaves {part:.1%}, {archive.name}"
     return Line(what, "recall 1.0, at most 20 ms", measured, met, "all that is left is looked at")
-
-
-def _beside_bare(archive: Archive, catalog: Catalog, index: HnswIndex, queries: NDArray[np.float32]) -> list[Line]:
-    """The index and bare hnswlib over whole vectors, at the same recall, in turn."""
-    if archive.chunks > MOST_BARE:
-        return []
-    blocks = list(catalog.embeddings.vectors(ENCODER))
-    ids, vectors = (np.concatenate(part) for part in zip(*blocks, strict=True))
-    bare = hnswlib.Index("ip", DIM)
-    bare.init_index(len(ids), M=16, ef_construction=200)
-    bare.add_items(vectors, ids, num_threads=os.cpu_count() or 1)
-    exact = np.argsort(-(queries @ vectors.T), axis=1)[:, :K]
-    wanted = ids[exact]
-    answers = [index.search(queries[at : at + 1], K).ids[0] for at in range(QUERIES)]
-    own = np.mean([np.isin(wanted[at], answers[at]).mean() for at in range(QUERIES)])
-    for ef in (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 1024):
-        bare.set_ef(ef)
-        labels = bare.knn_query(queries, k=K, num_threads=1)[0].astype(np.int64)
-        got = np.mean([np.isin(wanted[at], labels[at]).mean() for at in range(QUERIES)])
-        if got >= own - 0.0005:
-            break
-    ours, theirs = [], []
-    for at in range(QUERIES):
-        one = queries[at : at + 1]
-        ours += milliseconds(lambda _, one=one: index.search(one, K), 1)  # type: ignore[misc]
-        theirs += milliseconds(lambda _, one=one: bare.knn_query(one, k=K, num_threads=1), 1)  # type: ignore[misc]
-    ratio = statistics.median(ours) / statistics.median(theirs)
-    what = f"index search / bare hnswlib (M 16, ef {ef}, recall {got:.4f} to {own:.4f}), {archive.name}"
-    measured = f"{ratio:.2f} ({statistics.median(ours):.2f} ms to {statistics.median(theirs):.2f} ms)"
-    why = (
-        "hnswlib looks at no more than is needed for ten, the index always as wide as for lists of 200, and scores "
-        "candidates by their whole vectors; a graph of a million whole vectors is not built for comparison"
-    )
-    return [Line(what, "at most 1.2", measured, bool(ratio <= 1.2), why)]
 
 
 def ask(port: int, aet: str, study: str = "") -> float:
@@ -284,7 +171,7 @@ def send(port: int, aet: str, folder: Path) -> None:
 @contextmanager
 def node(archive: Archive, port: int, lines: list[Line]) -> Iterator[None]:
     """A node without a worker on the archive itself, which takes in what is sent."""
-    command = [sys.executable, "-c", NODE, str(archive.folder), str(port), "0"]
+    command = [sys.executable, "-c", NODE, str(archive.folder), str(port)]
     began = time.perf_counter()
     with subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
@@ -379,6 +266,7 @@ def main() -> None:
         archive = Archive(kept / f"{size}-{SEED}", size)
         archive.make()
         tell([growth(archive), *measure_index(archive)])
+        tell([beside_adding(archive, studies(archive, ROUNDS, seed=8))])
         with tempfile.TemporaryDirectory() as folder:
             tell(measure_find(archive, Path(folder)))
 

@@ -1,13 +1,15 @@
-"""The node's own C-STORE messages are those of the network library."""
+"""The node's own messages are those of the network library."""
+
+from io import BytesIO
 
 import pytest
-from pynetdicom.dimse_messages import C_STORE_RQ, C_STORE_RSP
-from pynetdicom.dimse_primitives import C_STORE
+from pynetdicom.dimse_messages import C_FIND_RSP, C_STORE_RQ, C_STORE_RSP
+from pynetdicom.dimse_primitives import C_FIND, C_STORE
 from pynetdicom.dsutils import encode
 from pynetdicom.pdu import P_DATA_TF
-from pynetdicom.sop_class import CTImageStorage
+from pynetdicom.sop_class import CTImageStorage, StudyRootQueryRetrieveInformationModelFind
 
-from dicom_scp.pdata import StoreCommand, fragments, store_command, store_response
+from dicom_scp.pdata import StoreCommand, find_response, fragments, store_command, store_response
 from dicom_scp.statuses import STORE_MISMATCH, SUCCESS, Status, answer
 
 
@@ -25,6 +27,21 @@ def test_a_response(status: Status, comment: str, uid: str) -> None:
     (of_library,) = message.encode_msg(3, 16384)
     mine = store_response(3, StoreCommand(7, CTImageStorage, uid), answer(status, comment))
     assert mine == P_DATA_TF(of_library).encode()
+
+
+@pytest.mark.parametrize("identifier", [b"", bytes(8)])
+def test_a_response_of_c_find(identifier: bytes) -> None:
+    primitive = C_FIND()
+    primitive.MessageIDBeingRespondedTo = 7
+    primitive.AffectedSOPClassUID = StudyRootQueryRetrieveInformationModelFind
+    primitive.Status = 0xFF00 if identifier else 0x0000
+    primitive.Identifier = BytesIO(identifier) if identifier else None
+    message = C_FIND_RSP()
+    message.primitive_to_message(primitive)
+    mine = find_response(
+        StudyRootQueryRetrieveInformationModelFind, 7, primitive.Status, has_identifier=bool(identifier)
+    )
+    assert mine == encode(message.command_set, True, True)
 
 
 def test_a_request() -> None:

@@ -12,7 +12,7 @@ from indexer.bundle import EMBEDDING_DIM, read_bundle
 from indexer.catalog.embeddings import GLOBAL
 from indexer.encoder import MonaiEncoder
 from indexer.levels import Column, LevelFinder, join, reference
-from indexer.places import level_of, looks_of, place_of, with_places, without_places
+from indexer.places import CODE_DIM, cosines_without_places, level_of, looks_of, place_of, with_places
 from indexer.projection import drawn
 from indexer.uids import SeriesInstanceUID
 from indexer.volume import load_volume, plan_series
@@ -90,11 +90,13 @@ def test_what_looks_say_is_compared_without_the_places_that_only_some_embeddings
     placed = with_places(plain, np.array([0.0, 10.0, 300.0, 800.0]), np.array([np.nan, 5.0, -20.0, np.nan]))
     kept = np.concatenate([placed, plain]).astype(np.float16).astype(np.float32)  # as the catalog keeps them
 
-    bare = without_places(kept)
+    cosines = np.stack([cosines_without_places(np.roll(kept, -by, axis=0), kept[None])[0] for by in range(8)])
 
-    assert bare[4:] == pytest.approx(kept[4:])
-    assert np.linalg.norm(bare, axis=1) == pytest.approx(1, abs=2e-3)
-    assert bare[:4] @ bare[:4].T == pytest.approx(looks_of(placed) @ looks_of(placed).T, abs=2e-3)
+    assert cosines[0] == pytest.approx(1, abs=2e-3)
+    both_say, neither, one = (looks_of(placed), plain, np.pad(looks_of(placed), ((0, 0), (0, CODE_DIM))))
+    assert cosines[1, :3] == pytest.approx((both_say[:-1] * both_say[1:]).sum(axis=1), abs=2e-3)
+    assert cosines[1, 4:7] == pytest.approx((neither[:-1] * neither[1:]).sum(axis=1), abs=2e-3)
+    assert cosines[4, :4] == pytest.approx((one * plain).sum(axis=1), abs=2e-3)
 
 
 def test_an_embedding_without_a_place_says_none() -> None:

@@ -39,8 +39,11 @@ def test_the_nearest_of_many_are_among_the_promising() -> None:
 def test_how_near_series_are_is_the_mean_of_the_best_similarities() -> None:
     generator = np.random.default_rng(5)
     vectors, query = (generator.standard_normal((rows, 6)).astype(np.float32) for rows in (9, 5))
-    place = np.array([0, 0, 0, 2, 2, 3, 3, 3, 3])  # nothing of the second is there
-    first, second = nearest_series(query, [2, 3], vectors, place)
+    of = np.array([7, 4, 4, 2, 2, 4, 7, 7, -1])  # not all of a series lie together
+
+    series, (first, second) = nearest_series(vectors @ query.T, [2, 3], of)
+
+    assert series.tolist() == [-1, 2, 4, 7]
     for chunks, found in ((query[:2], first), (query[2:], second)):
-        expected = [(chunks @ vectors[place == one].T).max(axis=1).mean() for one in (0, 2, 3)]
+        expected = [(chunks @ vectors[of == one].T).max(axis=1).mean() for one in series]
         np.testing.assert_allclose(found, expected, rtol=1e-5)

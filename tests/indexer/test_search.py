@@ -13,6 +13,7 @@ from config.access import Cohort
 from config.model import SearchSettings, VectorSettings
 from indexer import remembered as remembered_module
 from indexer import search as search_module
+from indexer import shortlist
 from indexer.answer import Answer, Completeness, Relation, Seed, StudyHit
 from indexer.attributes import InstanceHeader
 from indexer.catalog import Catalog
@@ -301,7 +302,8 @@ def test_only_allowed_series_are_found(world: World) -> None:
 
 
 @pytest.mark.parametrize("kind", ["exact", "hnsw"])
-def test_a_cohort_is_all_that_there_is(world: World, kind: str) -> None:
+def test_a_cohort_is_all_that_there_is(world: World, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shortlist, "_MOST_LOOKED_AT", 0)  # as in a large archive
     world.kind = kind
     world.add("2.25.1", look(range(5), 0), patient="P")
     for number in range(10, 20):  # hidden, and nearer than anything that is seen
@@ -579,9 +581,9 @@ def test_the_graph_gives_the_same_answer(world: World, tmp_path: Path) -> None:
     graph.keeper.close()
 
 
-@pytest.mark.parametrize("has_vectors", [True, False], ids=["vectors", "bounds"])
+@pytest.mark.parametrize("looks_by", ["all", "vectors", "bounds"])
 def test_of_many_series_the_most_promising_are_compared_and_the_nearest_are_found(
-    world: World, monkeypatch: pytest.MonkeyPatch, has_vectors: bool
+    world: World, monkeypatch: pytest.MonkeyPatch, looks_by: str
 ) -> None:
     for number in range(12):
         world.add(f"2.25.{100 + number}", look(range(3), number, 0.2 + 0.1 * number))
@@ -595,10 +597,12 @@ def test_of_many_series_the_most_promising_are_compared_and_the_nearest_are_foun
         "_scored",
         lambda query, infos, *rest: compared.append(len(infos)) or scored(query, infos, *rest),
     )
-    monkeypatch.setattr(search_module, "_LEAST_RERANKED", 6)
-    monkeypatch.setattr(search_module, "_RERANKED_SHARE", 1)
-    if not has_vectors:
-        monkeypatch.setattr(search_module, "HoldsVectors", ())
+    monkeypatch.setattr(shortlist, "_LEAST", 6)
+    monkeypatch.setattr(shortlist, "_SHARE", 1)
+    if looks_by == "vectors":
+        monkeypatch.setattr(shortlist, "_MOST_LOOKED_AT", 0)
+    elif looks_by == "bounds":
+        monkeypatch.setattr(shortlist, "HoldsVectors", ())
     assert uids(search.similar(seed, limit=3).hits) == expected
     assert compared == [6]
     world.add("2.25.200", look(range(3), 77, 0.22))  # later than what is remembered

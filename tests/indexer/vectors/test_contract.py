@@ -55,6 +55,25 @@ def test_what_is_near_holds_the_nearest(kind: Kind, vectors: Vectors) -> None:
     assert np.isin(index.near(queries, 60, allowed).ids, [-1, *allowed]).all()
 
 
+def test_a_look_at_all_sees_what_is_there_and_nothing_else(kind: Kind, vectors: Vectors) -> None:
+    index, queries = kind.create(), vectors(3, seed=1)
+    if not isinstance(index, HoldsVectors):
+        pytest.skip("it does not hold the vectors")
+    index.add(_ids(5000), vectors(5000))
+    index.add(_ids(10), vectors(10, seed=2))
+    index.remove(_ids(5000)[::2])
+
+    ids, similarities = index.similarities(queries)
+
+    kept = ids >= 0
+    assert sorted(ids[kept].tolist()) == _ids(5000)[1::2].tolist()
+    expected = dict(zip(_ids(5000).tolist(), vectors(5000), strict=True))
+    expected |= dict(zip(_ids(10).tolist(), vectors(10, seed=2), strict=True))
+    np.testing.assert_allclose(
+        similarities[kept], [expected[one] @ queries.T for one in ids[kept].tolist()], atol=1e-6
+    )
+
+
 def test_nearest_first_with_true_cosines(kind: Kind, vectors: Vectors) -> None:
     index, data, queries = kind.create(), vectors(600), vectors(20, seed=1)
     index.add(_ids(600), data)

@@ -77,6 +77,32 @@ def test_whole_vectors_decide_though_the_graph_knows_half_of_them(
         hnsw.restore(tmp_path, dim=32, encoder_id=ENCODER)
 
 
+@pytest.mark.parametrize("has_rest", [True, False], ids=["now", "of an earlier version"])
+def test_a_snapshot_is_opened_whether_or_not_the_graph_knows_what_lies_elsewhere(
+    half: Reduction, exact: ExactIndex, vectors: Vectors, tmp_path: Path, has_rest: bool
+) -> None:
+    index = HnswIndex(dim=32, encoder_id=ENCODER, reduction=Reduction(half.basis, half.lost, has_rest))
+    index.add(_ids(N), vectors(N))
+    index.snapshot(tmp_path, 4)
+    again, _ = hnsw.restore(tmp_path, dim=32, encoder_id=ENCODER)
+    assert again._reduction is not None
+    assert again._reduction.has_rest is has_rest
+    _agree(again, exact, vectors(50, seed=7))
+    again.add(_ids(N)[:100], vectors(N)[:100])
+    _agree(again, exact, vectors(50, seed=7))
+
+
+def test_the_graph_knows_unit_vectors_and_is_asked_by_the_directions_alone(
+    half: Reduction, vectors: Vectors
+) -> None:
+    data, queries = vectors(200), vectors(5, seed=7)
+    known, lost = half.known(data)
+    inside = data @ half.basis
+    np.testing.assert_allclose(np.linalg.norm(known, axis=1), 1, atol=1e-5)
+    np.testing.assert_allclose(half.asked(queries) @ known.T, queries @ half.basis @ inside.T, atol=1e-5)
+    assert lost == pytest.approx(len(data) - float((inside**2).sum()), rel=1e-4)
+
+
 def test_queries_asked_together_cost_less_and_find_nearly_all(
     half: Reduction, exact: ExactIndex, vectors: Vectors, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -84,8 +110,8 @@ def test_queries_asked_together_cost_less_and_find_nearly_all(
     index = HnswIndex(dim=32, encoder_id=ENCODER, reduction=half)
     index.add(_ids(N), vectors(N))
     widths: list[int] = []
-    search = hnsw._search_graph
-    monkeypatch.setattr(hnsw, "_search_graph", lambda a, c, n, answer: widths.append(n) or search(a, c, n, answer))
+    search = hnsw.search_graph
+    monkeypatch.setattr(hnsw, "search_graph", lambda a, c, n, answer: widths.append(n) or search(a, c, n, answer))
     monkeypatch.setattr(hnsw, "_GRAPH_COST", 1)
     queries = vectors(20, seed=9)
     for together, width in ((False, 256), (True, 64)):
