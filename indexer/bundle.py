@@ -17,6 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from config.errors import ConfigError
 from indexer.uids import EncoderId
 
+METHOD = 1
+"""Of making embeddings: raised whenever a change of the code changes them, so that it is another encoder."""
 EMBEDDING_DIM = 256
 """Length of every embedding."""
 
@@ -242,6 +244,12 @@ class Levels(_Table):
     file: Annotated[str, StringConstraints(min_length=1)]
 
 
+class Heads(_Table):
+    """How heads are told apart in MR: a file beside the bundle."""
+
+    file: Annotated[str, StringConstraints(min_length=1)]
+
+
 class Bundle(_Table):
     """An encoder, described completely.
 
@@ -259,6 +267,7 @@ class Bundle(_Table):
     projection: Projection
     regions: Regions | None = None
     levels: Levels | None = None
+    heads: Heads | None = None
     modalities: dict[Literal["CT", "MR"], "Bundle"] = Field(default={}, exclude=True)
     folder: Path = Field(exclude=True)
 
@@ -274,57 +283,49 @@ class Bundle(_Table):
             "weights": {"install", "source", "packages", "file"}
         }  # where they lie: `sha256` says what they are
         digest = hashlib.sha256(self.model_dump_json(exclude=elsewhere).encode())
-        if self.projection.file:
-            digest.update(self.projection_file().read_bytes())
-        if self.regions:
-            digest.update(self.region_file().read_bytes())
-        if self.levels:
-            digest.update(self.level_file().read_bytes())
+        digest.update(f"method {METHOD}".encode())
+        for file in self._fitted_files():
+            digest.update(file.read_bytes())
         for modality, other in sorted(self.modalities.items()):
             digest.update(f"{modality}: {other.encoder_id}".encode())
         return EncoderId(f"{self.name}-{digest.hexdigest()[:16]}")
 
-    def projection_file(self) -> Path:
-        """File of the projection.
+    def _fitted_files(self) -> Iterator[Path]:
+        if self.projection.file:
+            yield self.projection_file()
+        if self.regions:
+            yield self.region_file()
+        if self.levels:
+            yield self.level_file()
+        if self.heads:
+            yield self.head_file()
 
-        Raises
-        ------
-        ConfigError
-            It is missing.
-        """
-        path = self.folder / self.projection.file
-        if not path.is_file():
-            raise ConfigError([f"bundle {self.name}: no projection at {path}; fit one with `pacsimile fit`"])
-        return path
+    def projection_file(self) -> Path:
+        """File of the projection; these raise ConfigError where the bundle names none, or it is missing."""
+        return self._present(self.projection.file, "projection", "fit one with `pacsimile fit`")
 
     def region_file(self) -> Path:
-        """File of what compartments are embedded with.
-
-        Raises
-        ------
-        ConfigError
-            The bundle names none, or it is missing.
-        """
-        path = self.folder / (self.regions.file if self.regions else "")
-        if not path.is_file():
-            raise ConfigError(
-                [f"bundle {self.name}: no regions at {path}; fit them with `pacsimile fit --findings`"]
-            )
-        return path
+        """File of what compartments are embedded with."""
+        return self._present(
+            self.regions.file if self.regions else "", "regions", "fit them with `pacsimile fit --findings`"
+        )
 
     def level_file(self) -> Path:
-        """File of what places along the body look like.
+        """File of what places along the body look like."""
+        return self._present(
+            self.levels.file if self.levels else "", "levels", "fit them with `pacsimile fit --landmarks`"
+        )
 
-        Raises
-        ------
-        ConfigError
-            The bundle names none, or it is missing.
-        """
-        path = self.folder / (self.levels.file if self.levels else "")
+    def head_file(self) -> Path:
+        """File of heads that others are laid on."""
+        return self._present(
+            self.heads.file if self.heads else "", "heads", "fit them with `pacsimile fit --heads`"
+        )
+
+    def _present(self, file: str, what: str, remedy: str) -> Path:
+        path = self.folder / file
         if not path.is_file():
-            raise ConfigError(
-                [f"bundle {self.name}: no levels at {path}; fit them with `pacsimile fit --landmarks`"]
-            )
+            raise ConfigError([f"bundle {self.name}: no {what} at {path}; {remedy}"])
         return path
 
     def weight_files(self) -> tuple[Path, ...]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from indexer import levels, projection, regions
+from indexer import heads, levels, projection, regions
 from indexer.body import body_mask
 from indexer.bundle import Bundle, InputSpec, ResNetSpec
 from indexer.catalog.embeddings import GLOBAL, EmbeddedChunk
@@ -23,6 +23,7 @@ from indexer.compartments import around, compartments
 from indexer.device import Engine, choose
 from indexer.errors import Parked
 from indexer.feature_map import FeatureMap
+from indexer.heads import HeadFinder, head_view
 from indexer.levels import LevelFinder, column_of
 from indexer.network import FeatureNetwork, load_network
 from indexer.openvino_network import OpenVinoNetwork
@@ -115,6 +116,7 @@ class MonaiEncoder:
         self._projections = _projections(bundle, 2 * network.channels)
         self._regions = _regions(bundle, network.channels + network.finer_channels)
         self._levels = _levels(bundle, 2 * network.channels, self._projections)
+        self._heads = HeadFinder(heads.load(bundle.head_file())) if bundle.heads else None
         log.info("encoder %s on %s", self.encoder_id, self.device)
 
     def encode(self, volume: Volume, ordinal: int = 0) -> Encoded:
@@ -139,6 +141,8 @@ class MonaiEncoder:
         if (finder := self._levels.get(volume.modality)) is not None:
             column = column_of(seen, dome=self.bundle.has_dome)
             vectors = finder.placed(vectors, column, heights_mm(cuts, seen.grid))
+        if self._heads is not None and volume.modality == "MR":
+            vectors = self._heads.placed(vectors, head_view(seen.grid, seen.body), heights_mm(cuts, seen.grid))
         parts = self._regional(seen, cuts)
         chunks = tuple(
             EmbeddedChunk(ordinal, position, cut.box_lps_mm, cut.slices, {GLOBAL: vector, **regional})

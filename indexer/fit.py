@@ -98,7 +98,7 @@ def fit(bundle: Bundle, volumes: Iterable[tuple[str, Volume]], out: Path) -> dic
         There are fewer than `MIN_WINDOWS` windows of a modality; nothing is written.
     """
     anything = bundle.projection.model_copy(update={"file": "", "seed": 0})
-    drawn = bundle.model_copy(update={"projection": anything, "modalities": {}, "levels": None})
+    drawn = bundle.model_copy(update={"projection": anything, "modalities": {}, "levels": None, "heads": None})
     encoder = MonaiEncoder(drawn)
     found: dict[str, list[ReferenceFeatures]] = {}
     for _, volume in volumes:

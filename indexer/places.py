@@ -14,6 +14,11 @@ CODE_DIM = PLACE_DIM + DOME_DIM
 """Dimensions of an embedding, its last, that say both."""
 PLACE_WEIGHT, DOME_WEIGHT = 0.4, 0.22
 """Of the cosine."""
+HEAD_CODE_DIM = 127
+"""Dimensions of an embedding of MR that say whose head it shows; the last one of all says that it is a head."""
+HEAD_DIM = HEAD_CODE_DIM + 1
+HEAD_CODE_WEIGHT, HEAD_WEIGHT = 0.55, 0.1
+"""Of the cosine of two chunks of heads."""
 NAMES = (
     (130.0, "pelvis"),
     (245.0, "mid abdomen"),
@@ -52,6 +57,17 @@ def with_places(vectors: Rows, places_mm: Floats, above_dome_mm: Floats) -> Rows
     weights = np.sqrt([1 - PLACE_WEIGHT - DOME_WEIGHT, PLACE_WEIGHT, DOME_WEIGHT])
     both = [part * weight for part, weight in zip((looks, place, _of_dome(above_dome_mm)), weights, strict=True)]
     return np.concatenate(both, axis=1).astype(np.float32)
+
+
+def with_heads(vectors: Rows, code: Floats, shows: NDArray[np.bool_]) -> Rows:
+    """Put what sets a head apart (127,) into the last `HEAD_DIM` dimensions of unit vectors (N, 256) that show it.
+
+    Others have zeros there, and are compared by what they look like alone.
+    """
+    weights = np.sqrt([1 - HEAD_CODE_WEIGHT - HEAD_WEIGHT, HEAD_CODE_WEIGHT, HEAD_WEIGHT])
+    looks, shown = _unit(vectors[:, :-HEAD_DIM]), shows[:, None]
+    said = np.append(weights[1] * _unit(code[None]), weights[2])
+    return np.hstack([np.where(shown, weights[0], 1.0) * looks, shown * said]).astype(np.float32)
 
 
 def place_of(vector: Rows) -> float | None:

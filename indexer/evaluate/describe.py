@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from indexer import levels
+from indexer import heads, levels
 from indexer.bundle import Bundle, Weights
 from indexer.chunks import Lattice, slabs
 from indexer.encoder import MonaiEncoder, heights_mm
@@ -19,6 +19,7 @@ from indexer.evaluate.items import SpanMm
 from indexer.evaluate.similarity import Rows
 from indexer.feature_map import FeatureMap, pool
 from indexer.fit import ReferenceFeatures, reference_features
+from indexer.heads import HeadAtlas, HeadView, head_view
 from indexer.levels import Atlas, Column, column_of
 from indexer.network import ResNetFeatures, load_network
 from indexer.projection import Projection
@@ -41,11 +42,14 @@ class Pooled:
         Of their middles, above the lower edge of the grid.
     column : Column or None
         Of the volume; None where its bundle has no atlas.
+    head : HeadView or None
+        What may be a head in it; None where nothing may, or the bundle tells no heads apart.
     """
 
     rows: Rows
     heights_mm: NDArray[np.float64]
     column: Column | None
+    head: HeadView | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +85,9 @@ class Seen:
             chunk_mm=self.bundle.pooling.chunk_mm,
             step_mm=self.bundle.pooling.step_mm,
         )
-        return Pooled(self.map.pooled([cut.cells for cut in cuts]), heights_mm(cuts, self.map.grid), self._column)
+        return Pooled(
+            self.map.pooled([cut.cells for cut in cuts]), heights_mm(cuts, self.map.grid), self._column, self._head
+        )
 
     def of_slab(self, span_mm: SpanMm) -> Pooled:
         """Pool over the body within a slab, features at its ends by their share in it.
@@ -95,12 +101,19 @@ class Seen:
         weights = self.map.weights * share[:, None, None]
         if not weights.any():  # no body there: all of the slab, and not of the volume
             weights = np.broadcast_to(share[:, None, None], self.map.weights.shape)
-        return Pooled(pool(self.map.features, weights)[None], np.array([sum(span_mm) / 2]), self._column)
+        return Pooled(
+            pool(self.map.features, weights)[None], np.array([sum(span_mm) / 2]), self._column, self._head
+        )
 
     @cached_property
     def _column(self) -> Column | None:
         has_atlas = self.bundle.levels is not None and self.volume.modality == "CT"
         return column_of(self.map, dome=self.bundle.has_dome) if has_atlas else None
+
+    @cached_property
+    def _head(self) -> HeadView | None:
+        has_heads = self.bundle.heads is not None and self.volume.modality == "MR"
+        return head_view(self.map.grid, self.map.body) if has_heads else None
 
 
 class Eye(MonaiEncoder):
@@ -115,6 +128,12 @@ class Eye(MonaiEncoder):
     def atlas(self) -> Atlas | None:
         """What the bundle finds places along the body with."""
         return levels.load(self.bundle.level_file(), 2 * self._channels) if self.bundle.levels else None
+
+    @property
+    def heads(self) -> HeadAtlas | None:
+        """Heads that the bundle, or the one that embeds MR in its stead, lays others on."""
+        bundle = self.bundle.modalities.get("MR", self.bundle)
+        return heads.load(bundle.head_file()) if bundle.heads else None
 
     def see(self, volume: Volume) -> Seen:
         """Run the network over a volume, once.
@@ -162,7 +181,7 @@ class LastLayer:
 
     def __init__(self, bundle: Bundle, device: str, threads: int) -> None:
         self._others = {m: LastLayer(other, device, threads) for m, other in bundle.modalities.items()}
-        bundle = bundle.model_copy(update={"modalities": {}, "levels": None})
+        bundle = bundle.model_copy(update={"modalities": {}, "levels": None, "heads": None})
         deeper = bundle.model_copy(update={"pooling": bundle.pooling.model_copy(update={"layer": LAST_LAYER})})
         network = load_network(deeper)
         self._lattice = network.lattice
@@ -200,7 +219,7 @@ def untrained(bundle: Bundle, seed: int) -> Bundle:
     """The same encoder with random weights."""
     others = {modality: untrained(other, seed) for modality, other in bundle.modalities.items()}
     drawn = Weights(source="random", seed=seed)
-    return bundle.model_copy(update={"weights": drawn, "modalities": others, "levels": None})
+    return bundle.model_copy(update={"weights": drawn, "modalities": others, "levels": None, "heads": None})
 
 
 def histogram(seen: Seen, window: tuple[float, float], span_mm: SpanMm | None) -> Rows:

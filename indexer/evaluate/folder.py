@@ -35,7 +35,7 @@ from indexer.evaluate.describe import (
 from indexer.evaluate.items import Item, SpanMm, Subject, Wanted, item_of, match, span_of
 from indexer.evaluate.labels import LabelTable
 from indexer.evaluate.pictures import Picture, pictures
-from indexer.evaluate.refit import PooledEvidence, Projections, Reference, Refit, embed, same_fit, unit
+from indexer.evaluate.refit import Anatomy, PooledEvidence, Projections, Reference, Refit, embed, same_fit, unit
 from indexer.evaluate.similarity import Evidence, Rows, leaving_out, similarities_of
 from indexer.evaluate.subjects import subjects_below
 from indexer.levels import Atlas
@@ -257,23 +257,23 @@ class _Assembly:
         def looked(key: str) -> list[PooledEvidence]:
             return [tuple(tuple(series.pooled[key][row]) for series, row in of_item) for of_item in places]
 
-        trained, atlas = looked(ENCODER), self._encoder.atlas
+        trained, anatomy = looked(ENCODER), Anatomy(self._encoder.atlas, self._encoder.heads)
         projections = self._encoder.projections
         origin = self._origin(projections)
         ways = [
-            Way(ENCODER, f"{self._bundle.name} as shipped", origin, _ranked(items, trained, projections, atlas))
+            Way(ENCODER, f"{self._bundle.name} as shipped", origin, _ranked(items, trained, projections, anatomy))
         ]
         fitted = bool(self._bundle.projection.file)
         refit = self._refits_for(items)
         if refit:
-            ways.append(self._left_out(ENCODER, self._bundle.name, items, trained, atlas))
+            ways.append(self._left_out(ENCODER, self._bundle.name, items, trained, anatomy))
         if RANDOM_WEIGHTS in self._plan.baselines:
             rows = looked(RANDOM_WEIGHTS)
             own = self._refits[RANDOM_WEIGHTS].whole() if fitted else projections
             how = "projection fitted to the evaluated series" if fitted else origin
-            ways.append(Way(RANDOM_WEIGHTS, "random weights", how, _ranked(items, rows, own, None)))
+            ways.append(Way(RANDOM_WEIGHTS, "random weights", how, _ranked(items, rows, own, Anatomy())))
             if refit:
-                ways.append(self._left_out(RANDOM_WEIGHTS, "random weights", items, rows, None))
+                ways.append(self._left_out(RANDOM_WEIGHTS, "random weights", items, rows, Anatomy()))
         titles = {LAST_LAYER: "last layer, averaged", HISTOGRAM: "intensity histogram", THUMBNAIL: "3-D thumbnail"}
         for key, title in titles.items():
             if key in self._plan.baselines:
@@ -302,7 +302,7 @@ class _Assembly:
         return not mixed and (bool(self._bundle.projection.file) if wanted is None else wanted)
 
     def _left_out(
-        self, key: str, title: str, items: Sequence[Item], rows: Sequence[PooledEvidence], atlas: Atlas | None
+        self, key: str, title: str, items: Sequence[Item], rows: Sequence[PooledEvidence], anatomy: Anatomy
     ) -> Way:
         refit = self._refits[key]
         patients = [item.patient for item in items]
@@ -310,12 +310,12 @@ class _Assembly:
         how = LEFT_OUT if count <= self._plan.folds else f"patients left out in {self._plan.folds} groups"
 
         def without(left_out: frozenset[str]) -> list[Evidence]:
-            known = atlas.without(series_of(self._subjects, left_out)) if atlas is not None else None
+            known = anatomy.without(series_of(self._subjects, left_out))
             return embed(items, rows, refit.without(left_out), known)
 
         answers = leaving_out(patients, without, self._plan.folds)
         fit = "projection refitted to the evaluated series without the query's patient"
-        fit += ", who is left out of the atlas of levels" if atlas is not None else ""
+        fit += f", who is left out of the {anatomy.names}" if anatomy.names else ""
         return Way(f"{key}, {LEFT_OUT}", f"{title}, {how}", fit, answers)
 
     def _origin(self, projections: Projections) -> str:
@@ -370,9 +370,9 @@ def _pooled(seen: Seen, span: SpanMm | None) -> Pooled:
 
 
 def _ranked(
-    items: Sequence[Item], rows: Sequence[PooledEvidence], projections: Projections, atlas: Atlas | None
+    items: Sequence[Item], rows: Sequence[PooledEvidence], projections: Projections, anatomy: Anatomy
 ) -> Callable[[int], np.typing.NDArray[np.float64]]:
-    return similarities_of(embed(items, rows, projections, atlas))
+    return similarities_of(embed(items, rows, projections, anatomy))
 
 
 def _showing(shown: tuple[Picture, ...]) -> Callable[[], tuple[Picture, ...]]:

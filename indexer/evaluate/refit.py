@@ -11,7 +11,9 @@ from indexer.evaluate.describe import Pooled
 from indexer.evaluate.items import Item
 from indexer.evaluate.similarity import Evidence, Rows
 from indexer.fit import MOST_ROWS, SEEDS, ReferenceFeatures, fit_projection, joined
+from indexer.heads import HeadAtlas, HeadFinder
 from indexer.levels import Atlas, LevelFinder
+from indexer.uids import SeriesInstanceUID
 
 _SAME_FIT = 0.02
 """Two fits to the same series differ by rounding: less than this share of the features' spread."""
@@ -20,6 +22,24 @@ PooledEvidence = tuple[tuple[Pooled, ...], ...]
 """What a network's features say of an item: its series, of each its volumes."""
 Projections = Mapping[str, projection.Projection]
 """Modality to projection; under "" one for all."""
+
+
+@dataclass(frozen=True, eq=False)
+class Anatomy:
+    """What a bundle lays volumes on: in CT levels along the body, in MR heads."""
+
+    levels: Atlas | None = None
+    heads: HeadAtlas | None = None
+
+    def without(self, series: AnyCollection[SeriesInstanceUID]) -> "Anatomy":
+        """The same as if it had never seen some series."""
+        return Anatomy(self.levels and self.levels.without(series), self.heads and self.heads.without(series))
+
+    @property
+    def names(self) -> str:
+        """What it holds, in words; empty for nothing."""
+        held = {"atlas of levels": self.levels, "atlas of heads": self.heads}
+        return " and the ".join(name for name, one in held.items() if one is not None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,16 +102,19 @@ def same_fit(first: Projections, second: Projections) -> bool:
 
 
 def embed(
-    items: Sequence[Item], features: Sequence[PooledEvidence], projections: Projections, atlas: Atlas | None
+    items: Sequence[Item], features: Sequence[PooledEvidence], projections: Projections, anatomy: Anatomy
 ) -> list[Evidence]:
-    """Project the features of every item's series by their modality, and place them on an atlas: unit vectors."""
-    finder = LevelFinder(atlas, _of_modality(projections, "CT")) if atlas is not None else None
+    """Project the features of every item's series by their modality, and lay them on atlases: unit vectors."""
+    levels = LevelFinder(anatomy.levels, _of_modality(projections, "CT")) if anatomy.levels is not None else None
+    heads = HeadFinder(anatomy.heads) if anatomy.heads is not None else None
 
     def vectors(modality: str, one: Pooled) -> Rows:
         projected = _of_modality(projections, modality)(one.rows)
-        if finder is None or one.column is None:
-            return projected
-        return finder.placed(projected, one.column, one.heights_mm)
+        if levels is not None and one.column is not None:
+            return levels.placed(projected, one.column, one.heights_mm)
+        if heads is not None and modality == "MR":
+            return heads.placed(projected, one.head, one.heights_mm)
+        return projected
 
     return [
         tuple(

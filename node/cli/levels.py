@@ -1,4 +1,4 @@
-"""`pacsimile localise`, `fit --landmarks`: places along the body."""
+"""`pacsimile localise`, `fit --landmarks`, `fit --heads`: what volumes are laid on."""
 
 from pathlib import Path
 
@@ -6,8 +6,10 @@ from rich.table import Table
 
 from config.errors import ConfigError
 from config.model import Settings
+from indexer import heads
 from indexer.bundle import Bundle, read_bundle
 from indexer.evaluate.describe import Eye
+from indexer.evaluate.head_atlas import fit_head_atlas
 from indexer.evaluate.landmarks import NEAR_MM, fit_atlas, summary
 from indexer.evaluate.landmarks import localise as look_for
 from indexer.levels import save
@@ -55,6 +57,18 @@ def fit_levels(settings: Settings, folder: Path, landmarks: Path, out: Path) -> 
         )
     save(out, atlas)
     console.print(f"{out}: {len(atlas.places_mm)} places of {len(set(atlas.owners.tolist()))} series")
+
+
+def fit_heads(settings: Settings, folder: Path, out: Path) -> None:
+    """Make the atlas of heads, and write it."""
+    logs.configure_for_command(settings.log)
+    bundle = read_bundle(settings.bundle)
+    bundle = bundle.modalities.get("MR", bundle)
+    with progress_bar() as bar:
+        task = bar.add_task("looking at heads", total=None)
+        atlas = fit_head_atlas(bundle, folder, lambda done, total: bar.update(task, completed=done, total=total))
+    heads.save(out, atlas)
+    console.print(f"{out}: {len(atlas.owners)} series of heads, of {len(set(atlas.patients.tolist()))} patients")
 
 
 def _eye(bundle: Bundle, settings: Settings) -> Eye:

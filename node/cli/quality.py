@@ -155,7 +155,7 @@ def _specimens(
 ) -> Iterator[Specimen]:
     bundle = read_bundle(settings.bundle)
     bundle = next((other for modality, other in bundle.modalities.items() if kind in OF_MODALITY[modality]), bundle)
-    alone = bundle.model_copy(update={"regions": None, "modalities": {}, "levels": None})
+    alone = bundle.model_copy(update={"regions": None, "modalities": {}, "levels": None, "heads": None})
     encoder = MonaiEncoder(alone, settings.indexing.device, settings.indexing.threads)
     task = bar.add_task(f"inserting findings: {kind}", total=None)
     return specimens_below(

@@ -68,16 +68,22 @@ def fit(
         Path | None,
         typer.Option(help="Fit instead how places along the body are found, on this table.", show_default=False),
     ] = None,
+    heads: Annotated[
+        bool, typer.Option("--heads", help="Fit instead what heads are laid on, to MR series that all show one.")
+    ] = False,
 ) -> None:
     """Fit a bundle's projection (feature statistics and directions) to a reference archive; no labels needed."""
-    from node.cli.levels import fit_levels
+    from node.cli.levels import fit_heads, fit_levels
     from node.cli.quality import compartments_named, fit_findings
     from node.cli.quality import fit as run
 
     settings = settings_from(None, bundle=bundle)
+    if (heads or landmarks is not None) and (findings or len(folders) != 1 or (heads and landmarks is not None)):
+        raise typer.BadParameter("--landmarks and --heads each go with one folder, and with nothing else")
+    if heads:
+        fit_heads(settings, folders[0], out)
+        return
     if landmarks is not None:
-        if findings or len(folders) != 1:
-            raise typer.BadParameter("--landmarks goes with one folder, and without --findings")
         fit_levels(settings, folders[0], landmarks, out)
         return
     if findings:

@@ -1,0 +1,118 @@
+"""Which neighbouring voxels are alike: what sequences of one patient share, whatever their contrast.
+
+A modality independent neighbourhood descriptor (MIND) [1]_: how little each voxel differs from its neighbours
+along z, x and y, relative to how much it differs from all six. It is found on voxels of 3 mm and averaged to cells
+of 6 mm.
+
+References
+----------
+.. [1] Heinrich et al., MIND: modality independent neighbourhood descriptor for multi-modal deformable registration,
+   Medical Image Analysis 2012.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from indexer.body import Mask
+from indexer.resample import PatientGrid
+
+CELL_MM = 6.0
+CHANNELS = 3
+"""Neighbours along z, x, y."""
+_VOXELS_A_CELL = 2
+_VOXEL_MM = CELL_MM / _VOXELS_A_CELL
+_BODY_SHARE, _IMAGED_SHARE = 0.3, 0.98
+"""Of a voxel: less is air, or the edge of what was imaged."""
+_LEAST_VARIANCE = 1e-6
+"""Of the mean square of the body's voxels."""
+LEAST_WEIGHT = 0.05
+
+Box = tuple[slice, slice, slice]
+
+
+@dataclass(frozen=True, eq=False)
+class SelfSimilarity:
+    """Cells of 6 mm of a part of a grid; along z, x, y.
+
+    Attributes
+    ----------
+    weighted : (4, z, x, y) float32
+        The three channels, each 0 to 1, times the share of a cell that is body, and that share.
+    corner_mm : (3,) float64
+        Lower corner of the first cell from that of the grid.
+    """
+
+    weighted: Tensor
+    corner_mm: NDArray[np.float64]
+
+
+def self_similarity(grid: PatientGrid, body: Mask, box: Box) -> SelfSimilarity:
+    """Describe a box, voxels along z, x, y, of a grid.
+
+    Parameters
+    ----------
+    body : (Z, X, Y) bool
+    """
+    corner_mm = np.array([part.start for part in box]) * grid.spacing_mm
+    parts = (grid.voxels[box], body[box].astype(np.float32), grid.inside[box].astype(np.float32))
+    image, of_body, imaged = _of_3_mm(np.stack(parts), grid.spacing_mm)
+    inside = (imaged > _IMAGED_SHARE).float()
+    weight = _blurred((of_body > _BODY_SHARE).float()) * inside
+    power = float((image.square() * of_body).sum() / of_body.sum().clamp(min=1.0))
+    channels = _mind(image, _LEAST_VARIANCE * max(power, 1e-12))
+    both = torch.cat([channels * weight, weight[None]])
+    return SelfSimilarity(
+        functional.avg_pool3d(both, _VOXELS_A_CELL, ceil_mode=True, count_include_pad=False), corner_mm
+    )
+
+
+def channels_of(weighted: Tensor) -> tuple[Tensor, Tensor]:
+    """Channels (3, …) and weights (…) of what was weighted (4, …)."""
+    weight = weighted[-1]
+    return weighted[:-1] / weight.clamp(min=LEAST_WEIGHT), weight
+
+
+def _of_3_mm(parts: NDArray[np.float32], spacing_mm: NDArray[np.float64]) -> Tensor:
+    """Images (n, Z, X, Y) on voxels of 3 mm: averaged where they are finer, interpolated where coarser."""
+    images = torch.from_numpy(parts)
+    bins = [max(1, int(_VOXEL_MM / step + 1e-6)) for step in spacing_mm]
+    images = functional.avg_pool3d(images, bins, ceil_mode=True, count_include_pad=False)
+    size = [
+        max(1, round(count * width * step / _VOXEL_MM))
+        for count, width, step in zip(images.shape[1:], bins, spacing_mm, strict=True)
+    ]
+    if size == list(images.shape[1:]):
+        return images
+    return functional.interpolate(images[None], size=size, mode="trilinear", align_corners=False)[0]
+
+
+def _mind(image: Tensor, least: float) -> Tensor:
+    """Likeness to both neighbours along each axis, (3, Z, X, Y)."""
+    unlike = torch.zeros((CHANNELS, *image.shape))
+    for axis, channel in enumerate(unlike):
+        squares = image.diff(dim=axis).square()
+        channel.narrow(axis, 1, image.shape[axis] - 1).add_(squares)
+        channel.narrow(axis, 0, image.shape[axis] - 1).add_(squares)
+    unlike = torch.stack([_blurred(channel) for channel in unlike])
+    return torch.exp(-unlike / (unlike.mean(dim=0) + least))
+
+
+def _blurred(image: Tensor) -> Tensor:
+    """Mean with the weights 1, 2, 1 along each axis; at the edges the outermost voxel goes on."""
+    for axis in range(3):
+        length = image.shape[axis]
+        sums = 2 * image
+        if length > 1:
+            sums.narrow(axis, 1, length - 1).add_(image.narrow(axis, 0, length - 1))
+            sums.narrow(axis, 0, length - 1).add_(image.narrow(axis, 1, length - 1))
+            sums.narrow(axis, 0, 1).add_(image.narrow(axis, 0, 1))
+            sums.narrow(axis, length - 1, 1).add_(image.narrow(axis, length - 1, 1))
+        else:
+            sums *= 2
+        image = sums / 4
+    return image
