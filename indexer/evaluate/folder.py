@@ -38,7 +38,6 @@ from indexer.evaluate.pictures import Picture, pictures
 from indexer.evaluate.refit import Anatomy, PooledEvidence, Projections, Reference, Refit, embed, same_fit, unit
 from indexer.evaluate.similarity import Evidence, Rows, leaving_out, similarities_of
 from indexer.evaluate.subjects import subjects_below
-from indexer.levels import Atlas
 from indexer.uids import SeriesInstanceUID
 from indexer.volume import SeriesPlan, load_volume, plan_series
 

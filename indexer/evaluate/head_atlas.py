@@ -7,7 +7,7 @@ from pathlib import Path
 from indexer.body import body_mask
 from indexer.bundle import Bundle
 from indexer.errors import Parked
-from indexer.evaluate.folder import subjects_below
+from indexer.evaluate.subjects import subjects_below
 from indexer.heads import HeadAtlas, HeadView, fit_heads, head_view
 from indexer.resample import resample
 from indexer.uids import SeriesInstanceUID
