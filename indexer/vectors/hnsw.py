@@ -30,11 +30,12 @@ _ROWS_A_BLOCK = 16
 """Searches wait for one block: some 10 ms at 200,000 vectors, on one thread."""
 _SLACK = 8
 """Candidates asked beyond what is expected to suffice, so that few ties need a second look."""
-_ROWS_A_CANDIDATE, _WIDEST = 64, 8192
-"""Candidates looked at: one for so many rows, and at most; with fewer a graph misses more the larger it is."""
+_ROWS_A_CANDIDATE = 64
+"""One candidate for so many rows: a graph that is asked for as many as ever misses more the larger it is."""
 _GROWTH = 4
-_REDUCED_SHARE, _REDUCED_EF = 2, 2048
-"""Candidates where the graph does not know all of the vectors: for each one wanted, and at least."""
+_REDUCED_SHARE, _REDUCED_EF, _REDUCED_ROWS, _WIDEST = 2, 2048, 56, 16_384
+"""Candidates where the graph knows not all of the vectors: for each one wanted, at least, for so many rows one, and
+at most for their number."""
 _TOGETHER_EF = 768
 """At least so many for each of several queries that are asked together, as many as one alone in all."""
 _GRAPH_COST = 8
@@ -199,11 +200,11 @@ class HnswIndex:
     def _wanted(self, k: int, together: int) -> int:
         """Candidates for the k nearest of each of so many queries."""
         size = len(self._open()[0])
-        alone = min(size // _ROWS_A_CANDIDATE, _WIDEST)
         if self._reduction is None:
-            return max(k + _SLACK, alone // max(together, 1))
-        alone = max(_REDUCED_EF, alone)
-        return max(_REDUCED_SHARE * k, alone // max(together, 1), min(_TOGETHER_EF, alone))
+            return max(k + _SLACK, size // _ROWS_A_CANDIDATE // max(together, 1))
+        if together > 1:
+            return max(_REDUCED_SHARE * k, _REDUCED_EF // together, min(_TOGETHER_EF, _REDUCED_EF))
+        return max(_REDUCED_SHARE * k, _REDUCED_EF, min(size // _REDUCED_ROWS, _WIDEST))
 
     def _open(self) -> tuple[Rows, Graph]:
         if self._parts is None:

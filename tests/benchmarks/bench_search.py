@@ -73,8 +73,8 @@ SERIAL = (
     "interpreter once each, undecided"
 )
 RECALL = (
-    "M 32, 300 candidates while built, one candidate looked at for 64 chunks, at most 8,192: the 111 directions "
-    "keep all of the nearest in 8,192, the graph does not reach all of them"
+    "M 32, 300 candidates while built; in 1,000,000 chunks 2,048, 4,096, 8,192 and 16,384 candidates hold 0.924, "
+    "0.947, 0.971 and 0.990: the 111 directions keep all of the nearest in 8,192, the graph does not reach them"
 )
 MEMORY = "graph of 112 dimensions and 64 links a row, ids and their series; below 50,000 all 256 are kept"
 RESTART = (

@@ -20,7 +20,29 @@ from indexer.vectors.reduction import load_reduction
 
 MOST_BARE = 100_000
 """A graph of more whole vectors is not built for comparison: its own is asked by hnswlib alone."""
-WIDTHS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192)
+WIDTHS = (
+    16,
+    24,
+    32,
+    48,
+    64,
+    96,
+    128,
+    192,
+    256,
+    384,
+    512,
+    768,
+    1024,
+    1536,
+    2048,
+    3072,
+    4096,
+    6144,
+    8192,
+    12288,
+    16384,
+)
 _WHY = (
     "the index checks what it is asked, leaves room for ties, and scores candidates by their whole vectors in "
     "float64, so that similarities and their order are those of exact search"
