@@ -32,7 +32,7 @@ REACH_MM = 90.0
 """Chunks whose middle lies within it of the head's, along z, show the head."""
 _TOP_CM2, _MOST_CM2 = 40.0, 450.0
 """The top of a head is as wide as the first; no head is wider than the second."""
-_BELOW_MM, _ABOVE_MM, _ASIDE_MM = 192.0, 36.0, 132.0
+_BELOW_MM, _ABOVE_MM, _ASIDE_MM = 186.0, 18.0, 120.0
 """Of the top of a head, and of its middle: what is looked at."""
 _MIDDLE_BELOW_TOP_MM = 66.0
 _COARSE, _FINE = 8, 4

@@ -17,6 +17,8 @@ Floats = NDArray[np.float64]
 SHAPE = (28, 32, 38)
 """Cells of 6 mm of a mean head, along z, x, y: 168 x 192 x 228 mm."""
 _LEAST_WEIGHT = 0.3
+_LEAST_BODY = 0.05
+"""Share of heads whose body is in a cell that is looked at."""
 _RIGIDITY = 0.02
 """Of the mean of the normal matrix' diagonal: steps stay small where a head says little about them."""
 _TURN_CELLS = 12.0
@@ -89,11 +91,10 @@ class MeanHead:
         turn, middle = pose.turn, pose.middle
         scale = np.array([1, 1, 1, *[1 / _TURN_CELLS] * 3])
         for _ in range(iterations):
-            channels, weights = self.seen(weighted, Pose(turn, middle))
-            weights = weights * self.weights.flatten()
-            descent = self._descent * weights
+            channels, weights = _at(weighted, self._body, Pose(turn, middle))
+            descent = self._descent * (weights * self._body_weights)
             normal = (descent.flatten(1) @ self._descent.flatten(1).T).double().numpy()
-            right = (descent.flatten(1) @ (channels - self.channels.flatten(1)).flatten()).double().numpy()
+            right = (descent.flatten(1) @ (channels - self._body_channels).flatten()).double().numpy()
             normal += _RIGIDITY * max(np.trace(normal) / 6, 1e-9) * np.eye(6)
             step = np.linalg.solve(normal, right) * scale
             move = np.clip(step[:3], -_LONGEST_STEP, _LONGEST_STEP)
@@ -105,21 +106,15 @@ class MeanHead:
 
     def seen(self, weighted: Tensor, pose: Pose) -> tuple[Tensor, Tensor]:
         """Channels (3, N) and weights (N,) of a volume at this head's cells."""
-        points = self._cells @ torch.from_numpy(pose.turn.T.astype(np.float32))
-        points += torch.from_numpy(pose.middle.astype(np.float32))
-        ends = torch.tensor([max(n - 1, 1) for n in weighted.shape[1:]], dtype=torch.float32)
-        order = (2 * points / ends - 1).flip(1)[None, None, None]
-        found = functional.grid_sample(weighted[None], order, align_corners=True)[0, :, 0, 0]
-        channels, weights = channels_of(found)
-        return channels, weights * (weights > _LEAST_WEIGHT)
+        return _at(weighted, self._cells, pose)
 
     def agreement(self, weighted: Tensor, pose: Pose) -> tuple[float, float]:
         """Correlation of a volume's channels with this head's, and the share of this head that the volume shows."""
-        channels, weights = self.seen(weighted, pose)
-        own = self.weights.flatten()
-        middle = ((self.channels.flatten(1) * own).sum(1) / own.sum())[:, None]
+        channels, weights = _at(weighted, self._body, pose)
+        own = self._body_weights
+        middle = ((self._body_channels * own).sum(1) / own.sum())[:, None]
         weights = weights * own
-        theirs, mine = channels - middle, self.channels.flatten(1) - middle
+        theirs, mine = channels - middle, self._body_channels - middle
         powers = (theirs.square() * weights).sum() * (mine.square() * weights).sum()
         correlation = (theirs * mine * weights).sum() / powers.sqrt().clamp(min=1e-6)
         return float(correlation), float(weights.sum() / own.sum())
@@ -131,11 +126,39 @@ class MeanHead:
         return torch.from_numpy(np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3).astype(np.float32))
 
     @cached_property
+    def _shows(self) -> Tensor:
+        """Which cells (N,) of some head are body."""
+        return self.weights.flatten() > _LEAST_BODY
+
+    @cached_property
+    def _body(self) -> Tensor:
+        return self._cells[self._shows]
+
+    @cached_property
+    def _body_weights(self) -> Tensor:
+        return self.weights.flatten()[self._shows]
+
+    @cached_property
+    def _body_channels(self) -> Tensor:
+        return self.channels.flatten(1)[:, self._shows]
+
+    @cached_property
     def _descent(self) -> Tensor:
-        """How channels change (6, 3, N) along z, x, y and with turns about them."""
-        slopes = torch.stack(torch.gradient(self.channels, dim=(1, 2, 3))).flatten(2) / self.cell
-        moved = torch.from_numpy(_GENERATORS.astype(np.float32)) @ self._cells.T / _TURN_CELLS
+        """How channels of the body's cells change (6, 3, n) along z, x, y and with turns about them."""
+        slopes = torch.stack(torch.gradient(self.channels, dim=(1, 2, 3))).flatten(2)[:, :, self._shows] / self.cell
+        moved = torch.from_numpy(_GENERATORS.astype(np.float32)) @ self._body.T / _TURN_CELLS
         return torch.cat([slopes, torch.einsum("gan,acn->gcn", moved, slopes)])
+
+
+def _at(weighted: Tensor, cells: Tensor, pose: Pose) -> tuple[Tensor, Tensor]:
+    """Channels (3, n) and weights (n,) of a volume where cells (n, 3) of a mean head lie."""
+    points = cells @ torch.from_numpy(pose.turn.T.astype(np.float32))
+    points += torch.from_numpy(pose.middle.astype(np.float32))
+    ends = torch.tensor([max(n - 1, 1) for n in weighted.shape[1:]], dtype=torch.float32)
+    order = (2 * points / ends - 1).flip(1)[None, None, None]
+    found = functional.grid_sample(weighted[None], order, align_corners=True)[0, :, 0, 0]
+    channels, weights = channels_of(found)
+    return channels, weights * (weights > _LEAST_WEIGHT)
 
 
 def _turned(angles: Floats) -> Floats:

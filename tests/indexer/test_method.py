@@ -10,7 +10,7 @@ from indexer.bundle import read_bundle
 @pytest.mark.parametrize(
     "case",
     [
-        pytest.param(case, marks=() if name == "tiny" else pytest.mark.pretrained)
+        pytest.param(case, marks=() if name == "tiny" else (pytest.mark.pretrained, pytest.mark.slow))
         for case, (name, _) in fingerprints.CASES.items()
     ],
 )
