@@ -58,7 +58,7 @@ class MeanHead:
 
     Attributes
     ----------
-    channels : (3, z, x, y) float32
+    channels : (6, z, x, y) float32
         See `indexer.self_similarity`.
     weights : (z, x, y) float32
         Share of heads whose body is there.
@@ -81,7 +81,7 @@ class MeanHead:
 
         Parameters
         ----------
-        weighted : (4, z, x, y) float32
+        weighted : (7, z, x, y) float32
             Of a volume, see `SelfSimilarity`.
 
         References
@@ -105,7 +105,7 @@ class MeanHead:
         return Pose(turn, middle)
 
     def seen(self, weighted: Tensor, pose: Pose) -> tuple[Tensor, Tensor]:
-        """Channels (3, N) and weights (N,) of a volume at this head's cells."""
+        """Channels (6, N) and weights (N,) of a volume at this head's cells."""
         return _at(weighted, self._cells, pose)
 
     def agreement(self, weighted: Tensor, pose: Pose) -> tuple[float, float]:
@@ -144,14 +144,14 @@ class MeanHead:
 
     @cached_property
     def _descent(self) -> Tensor:
-        """How channels of the body's cells change (6, 3, n) along z, x, y and with turns about them."""
+        """How channels of the body's cells change (6, 6, n) along z, x, y and with turns about them."""
         slopes = torch.stack(torch.gradient(self.channels, dim=(1, 2, 3))).flatten(2)[:, :, self._shows] / self.cell
         moved = torch.from_numpy(_GENERATORS.astype(np.float32)) @ self._body.T / _TURN_CELLS
         return torch.cat([slopes, torch.einsum("gan,acn->gcn", moved, slopes)])
 
 
 def _at(weighted: Tensor, cells: Tensor, pose: Pose) -> tuple[Tensor, Tensor]:
-    """Channels (3, n) and weights (n,) of a volume where cells (n, 3) of a mean head lie."""
+    """Channels (6, n) and weights (n,) of a volume where cells (n, 3) of a mean head lie."""
     points = cells @ torch.from_numpy(pose.turn.T.astype(np.float32))
     points += torch.from_numpy(pose.middle.astype(np.float32))
     ends = torch.tensor([max(n - 1, 1) for n in weighted.shape[1:]], dtype=torch.float32)

@@ -1,8 +1,8 @@
 """Which neighbouring voxels are alike: what sequences of one patient share, whatever their contrast.
 
 A modality independent neighbourhood descriptor (MIND) [1]_: how little each voxel differs from its neighbours
-along z, x and y, relative to how much it differs from all six. It is found on voxels of 3 mm and averaged to cells
-of 6 mm.
+along z, x and y, relative to how much it differs from all six. It is found on voxels of 3 mm, averaged to cells of
+6 mm, and on these cells themselves.
 
 References
 ----------
@@ -22,8 +22,8 @@ from indexer.body import Mask
 from indexer.resample import PatientGrid
 
 CELL_MM = 6.0
-CHANNELS = 3
-"""Neighbours along z, x, y."""
+CHANNELS = 6
+"""Neighbours along z, x, y: on voxels of 3 mm, then on cells."""
 _VOXELS_A_CELL = 2
 _VOXEL_MM = CELL_MM / _VOXELS_A_CELL
 _BODY_SHARE, _IMAGED_SHARE = 0.3, 0.98
@@ -41,8 +41,8 @@ class SelfSimilarity:
 
     Attributes
     ----------
-    weighted : (4, z, x, y) float32
-        The three channels, each 0 to 1, times the share of a cell that is body, and that share.
+    weighted : (7, z, x, y) float32
+        The channels, each 0 to 1, times the share of a cell that is body, and that share.
     corner_mm : (3,) float64
         Lower corner of the first cell from that of the grid.
     """
@@ -60,19 +60,27 @@ def self_similarity(grid: PatientGrid, body: Mask, box: Box) -> SelfSimilarity:
     """
     corner_mm = np.array([part.start for part in box]) * grid.spacing_mm
     parts = (grid.voxels[box], body[box].astype(np.float32), grid.inside[box].astype(np.float32))
-    image, of_body, imaged = _of_3_mm(np.stack(parts), grid.spacing_mm)
-    inside = (imaged > _IMAGED_SHARE).float()
-    weight = _blurred((of_body > _BODY_SHARE).float()) * inside
+    voxels = _of_3_mm(np.stack(parts), grid.spacing_mm)
+    fine, weight = _described(voxels)
+    coarse, _ = _described(_cells(voxels))
+    of_cells = _cells(torch.cat([fine * weight, weight[None]]))
+    return SelfSimilarity(torch.cat([of_cells[:-1], coarse * of_cells[-1], of_cells[-1:]]), corner_mm)
+
+
+def _described(parts: Tensor) -> tuple[Tensor, Tensor]:
+    """Channels (3, Z, X, Y) and weights (Z, X, Y) of an image, the shares of body, and of what was imaged."""
+    image, of_body, imaged = parts
+    weight = _blurred((of_body > _BODY_SHARE).float()) * (imaged > _IMAGED_SHARE).float()
     power = float((image.square() * of_body).sum() / of_body.sum().clamp(min=1.0))
-    channels = _mind(image, _LEAST_VARIANCE * max(power, 1e-12))
-    both = torch.cat([channels * weight, weight[None]])
-    return SelfSimilarity(
-        functional.avg_pool3d(both, _VOXELS_A_CELL, ceil_mode=True, count_include_pad=False), corner_mm
-    )
+    return _mind(image, _LEAST_VARIANCE * max(power, 1e-12)), weight
+
+
+def _cells(voxels: Tensor) -> Tensor:
+    return functional.avg_pool3d(voxels, _VOXELS_A_CELL, ceil_mode=True, count_include_pad=False)
 
 
 def channels_of(weighted: Tensor) -> tuple[Tensor, Tensor]:
-    """Channels (3, …) and weights (…) of what was weighted (4, …)."""
+    """Channels (6, …) and weights (…) of what was weighted (7, …)."""
     weight = weighted[-1]
     return weighted[:-1] / weight.clamp(min=LEAST_WEIGHT), weight
 
@@ -93,7 +101,7 @@ def _of_3_mm(parts: NDArray[np.float32], spacing_mm: NDArray[np.float64]) -> Ten
 
 def _mind(image: Tensor, least: float) -> Tensor:
     """Likeness to both neighbours along each axis, (3, Z, X, Y)."""
-    unlike = torch.zeros((CHANNELS, *image.shape))
+    unlike = torch.zeros((image.ndim, *image.shape))
     for axis, channel in enumerate(unlike):
         squares = image.diff(dim=axis).square()
         channel.narrow(axis, 1, image.shape[axis] - 1).add_(squares)

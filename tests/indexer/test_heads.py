@@ -19,6 +19,7 @@ from indexer.heads import HeadFinder, HeadView, head_view
 from indexer.laying import SHAPE, MeanHead, Pose
 from indexer.places import HEAD_CODE_DIM, HEAD_DIM, with_heads
 from indexer.resample import resample
+from indexer.self_similarity import CHANNELS
 from indexer.uids import SeriesInstanceUID
 from indexer.volume import Volume, load_volume, plan_series
 
@@ -69,14 +70,14 @@ def volumes(shared_dicom: Path) -> dict[str, Volume]:
 
 
 def test_a_moved_head_is_laid_where_it_belongs() -> None:
-    drawn = torch.from_numpy(np.random.default_rng(0).normal(size=(1, 3, 7, 8, 10)).astype(np.float32))
+    drawn = torch.from_numpy(np.random.default_rng(0).normal(size=(1, CHANNELS, 7, 8, 10)).astype(np.float32))
     smooth = functional.interpolate(drawn, size=SHAPE, mode="trilinear", align_corners=True)[0]
     mean = MeanHead(smooth, torch.ones(SHAPE))
     turn = np.array([[1, 0, 0], [0, math.cos(0.2), -math.sin(0.2)], [0, math.sin(0.2), math.cos(0.2)]])
     middle = (np.array(SHAPE) - 1) / 2
     away = Pose(turn, middle + np.array([1.0, -1.5, 0.5]))
     channels, weights = mean.seen(torch.cat([smooth, torch.ones(1, *SHAPE)]), away)
-    moved = torch.cat([channels * weights, weights[None]]).reshape(4, *SHAPE)
+    moved = torch.cat([channels * weights, weights[None]]).reshape(CHANNELS + 1, *SHAPE)
 
     found = mean.laid(moved, mean.coarser().laid(moved, Pose(np.eye(3), middle), 8), 8)
 
@@ -125,7 +126,7 @@ def test_a_turned_head_is_the_same_head(
 
     assert before is not None
     assert after is not None
-    assert float(before @ after) > 0.7
+    assert float(before @ after) > 0.6
 
 
 def test_how_slices_are_stored_does_not_matter(finder: HeadFinder, volumes: dict[str, Volume]) -> None:
