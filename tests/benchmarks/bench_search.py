@@ -43,6 +43,7 @@ from indexer.catalog import Catalog
 from indexer.keeper import IndexKeeper
 from indexer.search import Search
 from indexer.uids import EncoderId
+from node.processes import serve_promptly
 
 def kib(what):
     rows = open("/proc/self/smaps_rollup").read().splitlines()
@@ -58,6 +59,7 @@ search = Search(catalog, keeper, settings.search)
 server = DicomServer(settings, catalog, Spool(settings.spool_dir), search)
 gc.collect()
 gc.freeze()  # as the node's service does
+serve_promptly()
 server.start()
 print("listens", flush=True)
 while True:
