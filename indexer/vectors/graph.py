@@ -29,6 +29,10 @@ _SPACE = "ip"
 _PIECE_BYTES = 1 << 20
 _MOST_ROWS = 2**31 - 1
 _FEW_ROWS = 1 << 16
+_NEAR, _WIDER, _LOOKS = 0.75, 8, 3
+"""A search may end among vectors far from a query though near ones are there, where clusters are hardly linked. One
+that finds nothing so similar, as a share of what the query itself would be, looks again, so many times as wide; so
+often in all."""
 
 
 @dataclass(frozen=True)
@@ -134,6 +138,23 @@ class Graph:
         tuple of arrays or None
             Rows and similarities, shape (Q, n) each, best first; None where so many could not be reached.
         """
+        found = self._nearest(queries, n)
+        if found is None:
+            return None
+        rows, similarities = found
+        wide, least = n, _NEAR * np.einsum("qd,qd->q", queries, queries)
+        for _ in range(1, _LOOKS):
+            wide *= _WIDER
+            strayed = np.flatnonzero(similarities[:, 0] < least)
+            wider = self._nearest(queries[strayed], wide) if strayed.size else None
+            if wider is None:
+                break
+            rows[strayed], similarities[strayed] = (part[:, :n] for part in wider)
+        return rows, similarities
+
+    def _nearest(
+        self, queries: NDArray[np.float32], n: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]] | None:
         try:
             rows, distances = self._index.knn_query(queries, k=n, num_threads=self._threads)
         except RuntimeError:

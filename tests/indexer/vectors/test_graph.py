@@ -121,3 +121,23 @@ def test_what_is_no_graph_is_damaged(tmp_path: Path) -> None:
     (tmp_path / FILE).write_bytes(b"not a graph at all" * 10)
     with pytest.raises(Damaged, match="graph"):
         load_graph(tmp_path, 32, PARAMETERS)
+
+
+def test_a_search_that_strays_looks_again_wider() -> None:
+    """Clusters that were linked one after the other, with few links: every vector asked is there itself."""
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(40, 32))
+    centres /= np.linalg.norm(centres, axis=1, keepdims=True)
+    rows = centres[np.sort(rng.integers(0, 40, 6000))] + 0.05 * rng.normal(size=(6000, 32))
+    rows = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+    graph = Graph(32, GraphParameters(m=4, ef_construction=16, ef=16, threads=1), capacity=6000)
+    graph.add(np.arange(6000), rows)
+    asked = rows[::37]
+
+    bare, found = graph._nearest(asked, 16), graph.search(asked, 16)
+
+    assert bare is not None
+    assert found is not None
+    assert found[0].shape == found[1].shape == (len(asked), 16)
+    strayed, lost = ((one[1][:, 0] < 0.75).sum() for one in (bare, found))
+    assert lost <= strayed / 2 < strayed
