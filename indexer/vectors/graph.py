@@ -32,7 +32,8 @@ _FEW_ROWS = 1 << 16
 _NEAR, _WIDER, _LOOKS = 0.75, 8, 3
 """A search may end among vectors far from a query though near ones are there, where clusters are hardly linked. One
 that finds nothing so similar, as a share of what the query itself would be, looks again, so many times as wide; so
-often in all."""
+often in all, and no wider than a share of all rows."""
+_WIDEST_SHARE = 8
 
 
 @dataclass(frozen=True)
@@ -145,6 +146,8 @@ class Graph:
         wide, least = n, _NEAR * np.einsum("qd,qd->q", queries, queries)
         for _ in range(1, _LOOKS):
             wide *= _WIDER
+            if wide * _WIDEST_SHARE > self._index.element_count:
+                break
             strayed = np.flatnonzero(similarities[:, 0] < least)
             wider = self._nearest(queries[strayed], wide) if strayed.size else None
             if wider is None:

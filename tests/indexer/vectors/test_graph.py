@@ -128,10 +128,10 @@ def test_a_search_that_strays_looks_again_wider() -> None:
     rng = np.random.default_rng(0)
     centres = rng.normal(size=(40, 32))
     centres /= np.linalg.norm(centres, axis=1, keepdims=True)
-    rows = centres[np.sort(rng.integers(0, 40, 6000))] + 0.05 * rng.normal(size=(6000, 32))
+    rows = centres[np.sort(rng.integers(0, 40, 12000))] + 0.05 * rng.normal(size=(12000, 32))
     rows = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
-    graph = Graph(32, GraphParameters(m=4, ef_construction=16, ef=16, threads=1), capacity=6000)
-    graph.add(np.arange(6000), rows)
+    graph = Graph(32, GraphParameters(m=4, ef_construction=16, ef=16, threads=1), capacity=12000)
+    graph.add(np.arange(12000), rows)
     asked = rows[::37]
 
     bare, found = graph._nearest(asked, 16), graph.search(asked, 16)
