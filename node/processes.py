@@ -63,9 +63,9 @@ def work_in_the_background(niceness: int) -> None:
 
 
 def _ask_for_turns(length_ns: int) -> None:
-    """Say how long turns on a core are to be; 0 is what the system thinks best."""
+    """Say how long turns on a core are to be, 0 as the system likes; a policy that somebody chose stays."""
     number = _SCHED_SETATTR.get(platform.machine()) if sys.platform == "linux" else None
-    if number is None:
+    if number is None or os.sched_getscheduler(0) != os.SCHED_OTHER:
         return
     niceness = os.getpriority(os.PRIO_PROCESS, 0)
     wanted = _SchedAttr(ctypes.sizeof(_SchedAttr), os.SCHED_OTHER, 0, niceness, 0, length_ns, 0, 0)

@@ -246,7 +246,11 @@ def workers(new_database: Callable[[], str], folder: Path) -> Iterator[Line]:
                 assert one.stdout is not None
                 assert one.stdout.readline() == "ready\n"
             began = time.perf_counter()
-            done = [int(one.communicate("go\n")[0]) for one in started]
+            for one in started:
+                assert one.stdin is not None
+                one.stdin.write("go\n")
+                one.stdin.flush()
+            done = [int(one.communicate()[0]) for one in started]
             taken[number] = time.perf_counter() - began
             assert sum(done) == series
     gain = taken[1] / taken[2]

@@ -50,6 +50,16 @@ def test_turns_are_short_where_others_wait_and_usual_behind() -> None:
     assert behind == min(before + 10, 19)
 
 
+def test_a_policy_that_somebody_chose_stays() -> None:
+    program = (
+        "import os; from node.processes import serve_promptly; "
+        "os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0)); serve_promptly(); "
+        "print(os.sched_getscheduler(0) == os.SCHED_BATCH)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "True\n"
+
+
 def test_the_worker_steps_back_behind_who_receives_and_answers(start_node: Factory) -> None:
     node = start_node(PACSIMILE_INDEXING_NICENESS="7")
     worker = node.wait_until_worker_runs()
