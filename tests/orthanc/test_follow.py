@@ -174,12 +174,15 @@ def test_a_study_that_was_not_stable_when_orthanc_was_killed(
     orthanc.stop()
 
 
-def test_a_list_of_changes_that_was_cleared(orthanc: Orthanc, archive: Factory, few: Factory) -> None:
+def test_a_list_of_changes_that_was_cleared(
+    orthanc: Orthanc, archive: Factory, few: Factory, wait_for: Factory
+) -> None:
     mine = archive(orthanc)
     first = orthanc.upload(few(95))
     mine.read()
     assert [one.studies for one in mine.take_over()] == [1]
     second = orthanc.upload(few(96))
+    wait_for(lambda: all(one["IsStable"] for one in orthanc.get("/studies?expand")), WAIT_S, "all are stable")
     orthanc.request("DELETE", "/changes").raise_for_status()
     mine.read()
     assert sum(one.verdicts["stored"] for one in mine.take_over()) == len(second)
@@ -332,9 +335,11 @@ def test_a_study_that_fails_does_not_keep_the_others_waiting(
         mine.take_over()
     (failing,) = mine.problems()
     files = orthanc.upload(few(110))
+    (other,) = set(orthanc.get("/studies")) - {failing.public_id}
+    wait_for(lambda: orthanc.get(f"/studies/{other}")["IsStable"], WAIT_S, "nothing more is told of it")
     with mine.following():
         wait_for(lambda: mine.held() == set(files), WAIT_S, "the study that can be fetched")
         wait_for(lambda: mine.waiting == 1, WAIT_S, "only the other one waits")
-    # What Orthanc says of the fetched study afterwards may have it wait again: only the other one has a problem.
     (problem,) = mine.problems()
     assert (problem.public_id, problem.attempts >= 1) == (failing.public_id, True)
+    assert mine.waiting == 1
