@@ -24,7 +24,7 @@ _QUIET = {
     "botocore": logging.WARNING,
     "grpc": logging.CRITICAL,
     "highdicom": logging.ERROR,
-    "milvus_lite": logging.ERROR,
+    "milvus_lite": logging.CRITICAL,
     "pydicom": logging.ERROR,
     "pymilvus": logging.ERROR,
     "pynetdicom": logging.ERROR,

@@ -1,5 +1,6 @@
 """Check that everything agrees: files with the catalog, embeddings with the series, the index with them."""
 
+import logging
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -16,13 +17,15 @@ from dicom_scp.reception import Receiver
 from dicom_scp.spool import Spool
 from indexer.bundle import EMBEDDING_DIM
 from indexer.catalog import Catalog
-from indexer.errors import Damaged, Refused
+from indexer.errors import Damaged, Refused, Transient
 from indexer.keeper import IndexKeeper
 from indexer.sealing import folder_of
 from indexer.uids import EncoderId
+from indexer.vectors import milvus
 from indexer.vectors.factory import restore
 from node.storage import open_spool
 
+log = logging.getLogger(__name__)
 T = TypeVar("T")
 Track = Callable[[str, Sequence[T]], Iterable[T]]
 """Shows progress over a sequence: a description and the items, which come back."""
@@ -181,7 +184,7 @@ def _broken_embeddings(catalog: Catalog, active: EncoderId) -> Iterator[str]:
 def _snapshot_sound(settings: Settings, catalog: Catalog, active: EncoderId) -> bool:
     """Whether the snapshot can be restored; none at all is sound: the index is then rebuilt at every start."""
     folder: Path = settings.snapshot_dir / active
-    if settings.vectors.kind == "milvus" or not folder.exists():
+    if settings.vectors.kind == milvus.KIND or not folder.exists():
         return True
     try:
         index, _ = restore(
@@ -194,7 +197,14 @@ def _snapshot_sound(settings: Settings, catalog: Catalog, active: EncoderId) -> 
 
 
 def _index_agrees(settings: Settings, catalog: Catalog, active: EncoderId) -> bool:
-    keeper = IndexKeeper(catalog, settings.vectors, settings.snapshot_dir, active, read_only=True)
+    """Whether the index holds the catalog's embeddings; without a snapshot it is compared at the next start."""
+    try:
+        keeper = IndexKeeper(catalog, settings.vectors, settings.snapshot_dir, active, read_only=True)
+    except Transient as error:
+        if (settings.snapshot_dir / active).exists():
+            raise
+        log.warning("the index is not compared: %s", error)
+        return True
     index, _ = keeper.current()
     wanted = np.concatenate([np.zeros(0, np.int64), *(ids for ids, _ in catalog.embeddings.vectors(active))])
     keeper.refresh()  # what a running node added between the two

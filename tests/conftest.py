@@ -9,7 +9,6 @@ import re
 import shutil
 import signal
 import socket
-import sqlite3
 import subprocess
 import sys
 import time
@@ -24,8 +23,10 @@ import engines
 import psutil
 import pytest
 from pydicom import Dataset, dcmread
+from sqlalchemy import select
 
 from indexer.catalog import Catalog
+from indexer.catalog.schema import patient, study
 from node.phantoms import Exam, Patient, Region, archive, datasets
 
 REPOSITORY = Path(__file__).parents[1]
@@ -44,7 +45,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     # The longest first, then those that talk to nodes: nobody waits for them at the end.
     items.sort(key=lambda item: (item.path not in waited_for, item.path.parent.name in SHORT))
     if engines.CHOSEN:
-        skip = pytest.mark.skip(reason="it looks into SQLite's or hnswlib's own files")
+        skip = pytest.mark.skip(reason="it is about SQLite's or hnswlib's own files")
         for item in items:
             if item.get_closest_marker("default_engines"):
                 item.add_marker(skip)
@@ -240,7 +241,7 @@ class RunningNode:
             return json.load(answer)
 
     def catalog(self) -> contextlib.AbstractContextManager[Catalog]:
-        return Catalog(f"sqlite:///{self.data_dir / 'catalog.sqlite'}")
+        return Catalog(engines.catalog_url(self.data_dir))
 
     def workers(self) -> list[psutil.Process]:
         found = psutil.Process(self.process.pid).children()
@@ -302,14 +303,13 @@ def persons_told(data_dir: Path, log: str) -> list[str]:
 
 
 def _persons_of(data_dir: Path) -> Iterator[str]:
-    catalog = data_dir / "catalog.sqlite"
-    if not catalog.is_file():
-        return
-    with contextlib.closing(sqlite3.connect(f"file:{catalog}?mode=ro", uri=True)) as connection:
-        for patient_id, attributes in connection.execute("SELECT patient_id, attributes FROM patient"):
-            for value in (patient_id, *_texts_in(json.loads(attributes))):
+    with engines.looking_at(data_dir) as connection:
+        if connection is None:
+            return
+        for patient_id, attributes in connection.execute(select(patient.c.patient_id, patient.c.attributes)):
+            for value in (patient_id, *_texts_in(attributes)):
                 yield from (one for one in (value, *re.split(r"[\^=]", value)) if len(one) >= SHORTEST_NAME)
-        for (number,) in connection.execute("SELECT accession_number FROM study"):
+        for (number,) in connection.execute(select(study.c.accession_number)):
             yield from [number] if len(number) >= SHORTEST_NAME else []
 
 

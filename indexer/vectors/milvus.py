@@ -84,10 +84,16 @@ class MilvusIndex:
         self.encoder_id = encoder_id
         self.collection = collection_name(encoder_id)
         self._parameters = parameters
-        with _server_errors():
-            self._client: Any = pymilvus.MilvusClient(
-                uri=parameters.uri, token=parameters.token, timeout=parameters.timeout_s
-            )
+        try:
+            with _server_errors():
+                self._client: Any = pymilvus.MilvusClient(
+                    uri=parameters.uri, token=parameters.token, timeout=parameters.timeout_s
+                )
+        except Transient as error:
+            if "://" in parameters.uri:
+                raise
+            one = "one process at a time can, such as a running node"
+            raise Transient(f"the Milvus Lite file {parameters.uri} cannot be opened: {one}") from error
 
     def __len__(self) -> int:
         """Count the vectors."""

@@ -1,5 +1,6 @@
 """`pacsimile similar`, `export`: reading what a node knows; it may run meanwhile."""
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -8,25 +9,25 @@ from config.model import Settings
 from indexer.answer import Answer, Seed
 from indexer.bundle import EMBEDDING_DIM
 from indexer.catalog import Catalog
-from indexer.errors import NotFound
+from indexer.errors import NotFound, Transient
 from indexer.keeper import IndexKeeper
 from indexer.search import Search
 from indexer.uids import EncoderId, SeriesInstanceUID, SOPInstanceUID, StudyInstanceUID
+from indexer.vectors import exact, milvus
 from node import logs
 from node.audit_subjects import demand_export
 from node.cli.archive import existing_catalog
 from node.cli.output import console, print_json, print_table
 from node.describe import answer_json
 
+log = logging.getLogger(__name__)
+
 
 def similar(settings: Settings, uid: str, limit: int, *, as_json: bool) -> None:
     """Print the studies that look like a study, series or instance."""
     logs.configure_for_command(settings.log)
     with existing_catalog(settings) as catalog:
-        active = active_encoder(catalog)
-        keeper = IndexKeeper(catalog, settings.vectors, settings.snapshot_dir, active, read_only=True)
-        search = Search(catalog, keeper, settings.search)
-        answer = search.similar(seed_of(catalog, uid), limit=limit)
+        answer = search_of(settings, catalog).similar(seed_of(catalog, uid), limit=limit)
     if as_json:
         print_json(answer_json(answer))
     else:
@@ -57,6 +58,26 @@ def export(settings: Settings, out: Path, *, as_json: bool) -> None:
         print_json({"embeddings": len(rows), "encoder_id": active, "file": str(out)})
     else:
         console.print(f"{len(rows)} embeddings of {active} in {out}")
+
+
+def search_of(settings: Settings, catalog: Catalog) -> Search:
+    """Search beside the node that keeps the index; exactly, in the catalog, where an index server cannot be asked.
+
+    Raises
+    ------
+    NotFound
+        Nothing is indexed yet.
+    """
+    active, vectors = active_encoder(catalog), settings.vectors
+    try:
+        keeper = IndexKeeper(catalog, vectors, settings.snapshot_dir, active, read_only=True)
+    except Transient as error:
+        if vectors.kind != milvus.KIND:
+            raise
+        log.warning("exact search answers: %s", error)
+        vectors = vectors.model_copy(update={"kind": exact.KIND})
+        keeper = IndexKeeper(catalog, vectors, settings.snapshot_dir, active, read_only=True)
+    return Search(catalog, keeper, settings.search)
 
 
 def active_encoder(catalog: Catalog) -> EncoderId:

@@ -9,11 +9,9 @@ import typer
 from config.errors import ConfigError
 from config.model import Settings
 from indexer.errors import Refused, Transient
-from indexer.keeper import IndexKeeper
-from indexer.search import Search
 from node import logs
 from node.cli.archive import existing_catalog
-from node.cli.ask import active_encoder, seed_of
+from node.cli.ask import search_of, seed_of
 from node.cli.output import console, print_json, print_problem
 from node.reports import Report, Reports
 from node.storage import open_spool
@@ -28,9 +26,7 @@ def report(
     if unknown:
         raise ConfigError([f"no peer has the AE title {aet}: name it in [[peers]]" for aet in unknown])
     with existing_catalog(settings) as catalog:
-        active = active_encoder(catalog)
-        keeper = IndexKeeper(catalog, settings.vectors, settings.snapshot_dir, active, read_only=True)
-        search = Search(catalog, keeper, settings.search)
+        search = search_of(settings, catalog)
         reports = Reports(settings, catalog, open_spool(settings, catalog), search)
         made = reports.make(seed_of(catalog, uid), limit)
         if out is not None:

@@ -6,6 +6,7 @@ from os import utime
 from pathlib import Path
 
 import pytest
+from engines import catalog_url
 from pydicom.uid import ExplicitVRLittleEndian
 from s3 import Bucket
 
@@ -140,7 +141,7 @@ def test_copies_stay_while_there_is_room(opened: Opened, bucket: Bucket, tmp_pat
         "PACSIMILE_STORAGE_CACHE_GIB": str(900_000 / (1 << 30)),
     }
     settings = load_settings(environ=variables)
-    with Catalog(f"sqlite:///{tmp_path / 'catalog.sqlite'}") as catalog:
+    with Catalog(catalog_url(tmp_path)) as catalog:
         for number, name in enumerate(files):
             spool.file(name)
             catalog.receipts.quarantine(f"1.2.{number}", StoredFile(name, 400_000, Path(name).stem), "a test")
@@ -170,7 +171,7 @@ def test_what_needs_files_says_so(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"needs catalog\.url"):
         load_settings(environ=variables)
     settings = load_settings(environ={**variables, "PACSIMILE_CATALOG_URL": "postgresql://a@b/c"})
-    with Catalog(f"sqlite:///{tmp_path / 'catalog.sqlite'}") as catalog:
+    with Catalog(catalog_url(tmp_path)) as catalog:
         for run in (
             lambda: back_up(settings, catalog, tmp_path / "backup", link=False, track=lambda _, items: items),
             lambda: restore(settings, tmp_path / "backup", lambda _, items: items),

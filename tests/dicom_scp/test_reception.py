@@ -6,6 +6,7 @@ from io import BytesIO
 from pathlib import Path
 
 import pytest
+from engines import catalog_url
 from pydicom import Dataset, dcmread
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import (
@@ -35,7 +36,7 @@ def spool(tmp_path: Path, request: pytest.FixtureRequest) -> Spool:
 
 @pytest.fixture
 def catalog(tmp_path: Path) -> Iterator[Catalog]:
-    with Catalog(f"sqlite:///{tmp_path / 'catalog.sqlite'}") as opened:
+    with Catalog(catalog_url(tmp_path)) as opened:
         yield opened
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from engines import catalog_url
 from pydicom import Dataset, dcmread
 
 from indexer.catalog import Catalog
@@ -44,7 +45,7 @@ def compare() -> Comparison:
         spool = data_dir / "spool"
         stored = instances(spool.rglob("*.dcm"))
         assert set(stored) == set(sent)
-        with Catalog(f"sqlite:///{data_dir / 'catalog.sqlite'}") as catalog:
+        with Catalog(catalog_url(data_dir)) as catalog:
             entered = [one.attributes["00080018"]["Value"][0] for one in catalog.lookup.entities(Level.IMAGE)]
             series = [one.attributes["0020000E"]["Value"][0] for one in catalog.lookup.entities(Level.SERIES)]
             known = catalog.progress.counts()

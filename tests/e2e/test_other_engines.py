@@ -35,6 +35,11 @@ def test_the_whole_way(
     studies = [one["0020000D"]["Value"][0] for one in node.get("/dicomweb/studies")]
     answers = {study: node.get(f"/studies/{study}/similar")["hits"] for study in studies}
     assert all(answers.values())
+    place = ("--json", "--data-dir", node.data_dir)
+    beside = pacsimile("similar", studies[0], *place, variables=variables)
+    assert studies_of(beside.json["hits"]) == studies_of(answers[studies[0]])
+    assert "one process at a time can" in beside.err  # the file is the node's
+    assert "the index is not compared" in pacsimile("verify", *place, variables=variables).err
     node.stop(signal.SIGKILL)
 
     node = start_node(**variables)
@@ -45,8 +50,13 @@ def test_the_whole_way(
     wait_for(lambda: node.get("/status")["studies"] == len(studies) - 1, 60, "one study less")
     held = node.get("/status")["embeddings"]
     wait_for(lambda: node.get("/health")["index_size"] == held < known["embeddings"], 60, "the index follows")
-    found = [hit["study_instance_uid"] for hit in node.get(f"/studies/{other}/similar")["hits"]]
+    found = studies_of(node.get(f"/studies/{other}/similar")["hits"])
     assert forgotten not in found
     assert node.stop() == 0
-    verified = pacsimile("verify", "--json", "--data-dir", node.data_dir, variables=variables)
-    assert verified.json == {"findings": []}
+    assert pacsimile("verify", *place, variables=variables).json == {"findings": []}
+    alone = pacsimile("similar", other, *place, variables=variables)
+    assert (studies_of(alone.json["hits"]), "exact search" in alone.err) == (found, False)
+
+
+def studies_of(hits: list[dict[str, Any]]) -> list[str]:
+    return [str(hit["study_instance_uid"]) for hit in hits]

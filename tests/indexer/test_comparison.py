@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from engines import catalog_url
 from numpy.typing import NDArray
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
@@ -92,7 +93,7 @@ def _look(number: int) -> NDArray[np.float32]:
 
 @pytest.fixture
 def catalog(tmp_path: Path) -> Iterator[Catalog]:
-    with Catalog(f"sqlite:///{tmp_path / 'catalog.sqlite'}") as opened:
+    with Catalog(catalog_url(tmp_path)) as opened:
         yield opened
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from engines import catalog_url
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom.uid import UID, ExplicitVRLittleEndian
@@ -41,7 +42,7 @@ class Node:
 
     def __init__(self, folder: Path, kind: str = "exact") -> None:
         self.folder, self.kind = folder, kind
-        self.catalog = Catalog(f"sqlite:///{folder / 'catalog.sqlite'}")
+        self.catalog = Catalog(catalog_url(folder))
         self.keeper = self.open()
 
     def open(self, *, read_only: bool = False, interval_s: float = 1000) -> IndexKeeper:
@@ -52,7 +53,7 @@ class Node:
         if cleanly:
             self.keeper.close()
         self.catalog.close()
-        self.catalog = Catalog(f"sqlite:///{self.folder / 'catalog.sqlite'}")
+        self.catalog = Catalog(catalog_url(self.folder))
         self.keeper = self.open()
 
     def finish(self, series: int, count: int, encoder: EncoderId = A) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from engines import catalog_url
 from pydicom import Dataset
 
 from indexer.attributes import header_of
@@ -128,7 +129,7 @@ class Site:
 
 @pytest.fixture
 def site(tmp_path: Path, scan: Scan, save: Save) -> Iterator[Site]:
-    with Catalog(f"sqlite:///{tmp_path / 'catalog' / 'catalog.sqlite'}") as catalog:
+    with Catalog(catalog_url(tmp_path / "catalog")) as catalog:
         yield Site(catalog, tmp_path, scan, save)
 
 

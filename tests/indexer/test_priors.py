@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from engines import catalog_url
 from numpy.typing import NDArray
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
@@ -75,7 +76,7 @@ def enter(
 
 @pytest.fixture
 def catalog(tmp_path: Path) -> Iterator[Catalog]:
-    with Catalog(f"sqlite:///{tmp_path / 'catalog.sqlite'}") as opened:
+    with Catalog(catalog_url(tmp_path)) as opened:
         enter(opened, NOW, "20240501", look(range(4, 10), 0.0), from_z_mm=160.0)
         enter(opened, "2.25.2", "20200101", look(range(0, 12), 0.5, person=1))
         enter(opened, "2.25.3", "20230101", look(range(5, 9), 0.9, person=2), from_z_mm=1000.0)

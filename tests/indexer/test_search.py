@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from engines import catalog_url
 from numpy.typing import NDArray
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
@@ -128,7 +129,7 @@ class World:
 
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
-    with Catalog(f"sqlite:///{tmp_path / 'catalog.sqlite'}") as catalog:
+    with Catalog(catalog_url(tmp_path)) as catalog:
         made = World(catalog, tmp_path)
         yield made
         if made.keeper is not None:

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from engines import settings_of
 from pydicom import dcmread
 from pydicom.uid import SecondaryCaptureImageStorage
 
-from config.load import load_settings
 from dicom_scp.reception import Receiver
 from indexer.catalog.lookup import Level
 from node.storage import open_catalog, open_spool
@@ -24,7 +24,7 @@ def archive(make_series: Factory, tmp_path_factory: pytest.TempPathFactory) -> t
     capture = dcmread(files[0])
     capture.SOPClassUID = capture.file_meta.MediaStorageSOPClassUID = SecondaryCaptureImageStorage
     capture.save_as(files[0])
-    settings = load_settings(overrides={"data_dir": str(data_dir)})
+    settings = settings_of(data_dir)
     with open_catalog(settings) as catalog:
         receiver = Receiver(catalog, open_spool(settings, catalog), "keep-first")
         for file in files:

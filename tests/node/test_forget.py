@@ -1,7 +1,6 @@
 """Forgetting on a whole node: nothing of the forgotten is left in any file, whatever was running or killed."""
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from engines import catalog_url, copy_data
 from pydicom import Dataset, dcmread
 
 from indexer.catalog import Catalog
@@ -80,7 +80,7 @@ def filled(start_shared_node: Factory, send: Factory, folders: tuple[Path, Path]
 
 @pytest.fixture
 def data(filled: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(filled, tmp_path / "data"))
+    return copy_data(filled, tmp_path / "data")
 
 
 @pytest.fixture
@@ -89,6 +89,7 @@ def findings(pacsimile: Factory) -> Callable[[Path], list[str]]:
     return lambda data: [one["what"] for one in pacsimile("verify", "--data-dir", data, "--json").json["findings"]]
 
 
+@pytest.mark.default_engines  # whose files a second process opens
 def test_a_patient_beside_a_running_node(
     data: Path, folders: tuple[Path, Path], start_node: Factory, pacsimile: Factory, findings: Factory
 ) -> None:
@@ -113,7 +114,7 @@ def test_a_patient_beside_a_running_node(
 
 def _vectors(data: Path, series_uid: str) -> set[bytes]:
     """A series' embeddings as the index snapshot holds them: float32."""
-    with Catalog(f"sqlite:///{data / 'catalog.sqlite'}") as catalog:
+    with Catalog(catalog_url(data)) as catalog:
         active = catalog.embeddings.active_encoder()
         info = catalog.lookup.series_by_uid(series_uid)
         assert active is not None
@@ -165,6 +166,7 @@ def test_killed_halfway_the_next_start_finishes(
     assert node.get("/status")["studies"] == 1
 
 
+@pytest.mark.default_engines  # whose files a second process opens
 def test_one_instance_over_the_rest_is_embedded_again(
     data: Path, folders: tuple[Path, Path], pacsimile: Factory, start_node: Factory, findings: Factory
 ) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from engines import catalog_url
 
 from indexer.bundle import read_bundle
 from indexer.catalog import Catalog
@@ -39,7 +40,7 @@ def test_all_interrupted_and_resumed_with_another_encoder(
     assert study["encoder_id"] == old
     series_uid = next(make_series(1).iterdir()).name
     process = start_command("reindex", "--all", "--data-dir", archived, "--bundle", slow_bundle)
-    with Catalog(f"sqlite:///{archived / 'catalog.sqlite'}") as catalog:
+    with Catalog(catalog_url(archived)) as catalog:
         wait(lambda: catalog.embeddings.count(new) > 0)
         process.send_signal(signal.SIGINT)
         _, told = process.communicate(timeout=60)
@@ -62,7 +63,7 @@ def test_all_interrupted_and_resumed_with_another_encoder(
 
 
 def test_one_study_and_parked(archived: Path, pacsimile: Factory) -> None:
-    with Catalog(f"sqlite:///{archived / 'catalog.sqlite'}") as catalog:
+    with Catalog(catalog_url(archived)) as catalog:
         before = {row.series_uid for row in catalog.embeddings.rows(read_bundle("tiny").encoder_id)}
         study = catalog.embeddings.rows(read_bundle("tiny").encoder_id).__next__().study_uid
     done = pacsimile("reindex", "--study", study, "--data-dir", archived, "--bundle", "tiny")
@@ -73,7 +74,7 @@ def test_one_study_and_parked(archived: Path, pacsimile: Factory) -> None:
     assert "0 series to embed again" in done.err
     unknown = pacsimile("reindex", "--study", "1.2.3", "--data-dir", archived, "--bundle", "tiny")
     assert (unknown.status, "no study 1.2.3 in the catalog" in unknown.err) == (1, True)
-    with Catalog(f"sqlite:///{archived / 'catalog.sqlite'}") as catalog:
+    with Catalog(catalog_url(archived)) as catalog:
         assert {row.series_uid for row in catalog.embeddings.rows(read_bundle("tiny").encoder_id)} == before
 
 

@@ -1,12 +1,12 @@
 """`pacsimile verify`: each kind of damage is found, and mended where it can be."""
 
-import shutil
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from engines import copy_data
 
 Factory = Callable[..., Any]
 
@@ -28,7 +28,7 @@ def sound(
 @pytest.fixture
 def data(sound: Path, tmp_path: Path) -> Path:
     """A copy of it to be damaged."""
-    return Path(shutil.copytree(sound, tmp_path / "data"))
+    return copy_data(sound, tmp_path / "data")
 
 
 @pytest.fixture
@@ -118,6 +118,7 @@ def test_broken_embeddings(verify: Factory, data: Path, pacsimile: Factory) -> N
     assert verify() == (0, [])
 
 
+@pytest.mark.default_engines
 def test_damaged_snapshot(verify: Factory, data: Path, start_node: Factory) -> None:
     largest = max(
         (file for file in (data / "index").rglob("*") if file.is_file()), key=lambda file: file.stat().st_size
@@ -134,6 +135,7 @@ def test_damaged_snapshot(verify: Factory, data: Path, start_node: Factory) -> N
     assert node.stop() == 0
 
 
+@pytest.mark.default_engines  # whose files a second process opens
 def test_while_a_node_receives(
     start_node: Factory, send: Factory, make_series: Factory, pacsimile: Factory
 ) -> None:

@@ -8,10 +8,10 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
+import engines
 import pytest
 from pydicom import dcmread
 
-from config.load import load_settings
 from config.model import Settings
 from dicom_scp.forgetting import Forgetter
 from dicom_scp.spool import Spool
@@ -37,7 +37,7 @@ def url_of(orthanc: Orthanc) -> str:
 
 def settings_of(orthanc: Orthanc, folder: Path, **more: object) -> Settings:
     quick = {"orthanc.poll_s": 0.2, "orthanc.first_retry_s": 0.2, "orthanc.retries": 0}
-    return load_settings(overrides={"data_dir": str(folder), "orthanc.url": url_of(orthanc), **quick, **more})
+    return engines.settings_of(folder, **{"orthanc.url": url_of(orthanc), **quick, **more})
 
 
 class Archive:

@@ -253,6 +253,7 @@ def test_a_fetched_study_that_is_sent_stays(
 
 
 @pytest.mark.slow
+@pytest.mark.default_engines  # whose files a second process opens
 def test_a_node_that_keeps_no_files(
     index_only: Pair,
     make_series: Factory,

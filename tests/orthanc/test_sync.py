@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from engines import catalog_url
 from pydicom import dcmread
 from pydicom.uid import Comprehensive3DSRStorage
 
@@ -102,9 +103,9 @@ def sync(pacsimile: Factory, gate: Gate, data_dir: Path) -> Any:  # noqa: ANN401
 
 
 def count(data_dir: Path) -> int:
-    if not (data_dir / "catalog.sqlite").exists():
+    if not data_dir.exists():
         return 0
-    with Catalog(f"sqlite:///{data_dir / 'catalog.sqlite'}") as catalog:
+    with Catalog(catalog_url(data_dir)) as catalog:
         return int(catalog.progress.counts().instances)
 
 
@@ -139,7 +140,7 @@ def test_sync_goes_on_where_it_was_interrupted(
     assert done.json["instances"] == {"stored": len(full) - present}
     assert done.json["taken_over"] == 3
     assert done.json["status"]["series_by_state"] == {"INDEXED": 3}
-    with Catalog(f"sqlite:///{data_dir / 'catalog.sqlite'}") as catalog:
+    with Catalog(catalog_url(data_dir)) as catalog:
         for uid, file in full.items():
             assert dcmread(data_dir / "spool" / str(catalog.lookup.instance_path(uid))) == dcmread(file)
 

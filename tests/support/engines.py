@@ -1,8 +1,8 @@
 """PostgreSQL and Milvus Lite for tests: a private server, and every test on them where the environment says so.
 
 `PACSIMILE_TEST_ENGINES=postgresql+milvus` (or one of the two) has nodes and commands that tests start use a
-database of their own for each data folder, and a Milvus Lite file in it; a catalog that a test opens itself, by the
-path of a SQLite file, is that folder's database as well.
+database of their own for each data folder, and a Milvus Lite file in it. What a test opens itself is that database
+as well, if it asks `catalog_url` or `settings_of`; `copy_data` copies a folder along with its database.
 """
 
 import ctypes
@@ -15,16 +15,20 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
-from sqlalchemy import create_engine, text
+from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.exc import OperationalError
+
+from config.load import load_settings
+from config.model import Settings
 
 CHOSEN = frozenset(filter(None, os.environ.get("PACSIMILE_TEST_ENGINES", "").split("+")))
 POSTGRESQL, MILVUS = "postgresql", "milvus"
@@ -64,7 +68,7 @@ class Server:
             return subprocess.Popen(command, cwd=self.folder, stdout=log, stderr=log, preexec_fn=_as_child, **user)
 
     def wait_until_ready(self) -> None:
-        engine = create_engine(self.url("postgres").replace("://", "+psycopg://"))
+        engine = create_engine(_with_driver(self.url("postgres")))
         deadline = time.monotonic() + _START_S
         while True:
             try:
@@ -86,7 +90,7 @@ class Server:
 
     def database_of(self, folder: Path) -> str:
         """URL of the database of a data folder: an up-to-date catalog, empty at first."""
-        name = f"of_{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:24]}"
+        name = _name_of(folder)
         if name in self._made:
             return self.url(name)
         if _TEMPLATE not in self._made:
@@ -98,12 +102,27 @@ class Server:
         self._made.add(name)
         return self._create(name, _TEMPLATE)
 
+    def copy_database(self, source: Path, target: Path) -> None:
+        """Give a data folder a copy of another one's database, which nobody may have open."""
+        name = _name_of(target)
+        self._made.add(name)
+        self.database_of(source)
+        self._create(name, _name_of(source))
+
     def _create(self, name: str, template: str) -> str:
-        engine = create_engine(self.url("postgres").replace("://", "+psycopg://"), isolation_level="AUTOCOMMIT")
+        engine = create_engine(_with_driver(self.url("postgres")), isolation_level="AUTOCOMMIT")
         with engine.connect() as connection:
             connection.execute(text(f"CREATE DATABASE {name} TEMPLATE {template}"))
         engine.dispose()
         return self.url(name)
+
+
+def _name_of(folder: Path) -> str:
+    return f"of_{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:24]}"
+
+
+def _with_driver(url: str) -> str:
+    return url.replace("postgresql://", "postgresql+psycopg://")
 
 
 def _programs() -> Path | None:
@@ -146,14 +165,54 @@ _standing: list[Server] = []
 """The server of this run, while every test is on it."""
 
 
+def catalog_url(folder: Path) -> str:
+    """URL of the catalog of a data folder: its SQLite file, or its database while every test is on PostgreSQL."""
+    return _standing[0].database_of(folder) if _standing else f"sqlite:///{folder / 'catalog.sqlite'}"
+
+
+@contextmanager
+def looking_at(folder: Path) -> Iterator[Connection | None]:
+    """The database of a data folder as it stands, to be read; None where there is none."""
+    file = folder / "catalog.sqlite"
+    if not _standing and not file.is_file():
+        yield None
+        return
+    url = _standing[0].database_of(folder) if _standing else f"sqlite:///file:{file}?mode=ro&uri=true"
+    engine = create_engine(_with_driver(url))
+    try:
+        with engine.connect() as connection:
+            yield connection
+    finally:
+        engine.dispose()
+
+
+def settings_of(folder: Path, **more: object) -> Settings:
+    """Settings of a data folder, for use in this process; further ones by dotted key."""
+    catalog = {"catalog.url": catalog_url(folder)} if _standing else {}
+    return load_settings(overrides={"data_dir": str(folder), **catalog, **more})
+
+
+def copy_data(source: Path, target: Path) -> Path:
+    """Copy a data folder that no node has open, along with its database."""
+    shutil.copytree(source, target)
+    if _standing:
+        _standing[0].copy_database(source, target)
+    return target
+
+
 def variables_for(arguments: Sequence[str], given: dict[str, str]) -> dict[str, str]:
     """Settings, as environment variables, of a command on a data folder; none where it has its own."""
     folder = _data_folder(arguments, given)
-    if folder is None or not CHOSEN:
+    return variables_of(folder, given) if folder else {}
+
+
+def variables_of(folder: Path, given: Mapping[str, str] = MappingProxyType({})) -> dict[str, str]:
+    """Settings, as environment variables, of whoever works on a data folder; none where `given` has its own."""
+    if not CHOSEN:
         return {}
     found = {}
     if _standing and "PACSIMILE_CATALOG_URL" not in given:
-        found["PACSIMILE_CATALOG_URL"] = _standing[0].database_of(folder)
+        found["PACSIMILE_CATALOG_URL"] = catalog_url(folder)
     is_sealed = "PACSIMILE_STORAGE_ENCRYPTION_KEY_FILE" in given
     if MILVUS in CHOSEN and "PACSIMILE_VECTORS_KIND" not in given and not is_sealed:
         found |= {"PACSIMILE_VECTORS_KIND": MILVUS, "PACSIMILE_VECTORS_MILVUS_URI": str(folder / "milvus.db")}
@@ -168,21 +227,9 @@ def _data_folder(arguments: Sequence[str], given: dict[str, str]) -> Path | None
 
 @contextmanager
 def every_catalog_on(server: Server) -> Iterator[None]:
-    """Have whoever opens a SQLite file `…/catalog.sqlite` in this process open its folder's database instead."""
-    from indexer.catalog import engine
-
-    make = engine._make_engine
-
-    def mapped(url: str):  # noqa: ANN202 - as the original
-        path = Path(url.removeprefix("sqlite:///"))
-        if url.startswith("sqlite:///") and path.name == "catalog.sqlite":
-            url = server.database_of(path.parent)
-        return make(url)
-
+    """Have the catalogs of all data folders be databases of a server."""
     _standing.append(server)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine, "_make_engine", mapped)
-        try:
-            yield
-        finally:
-            _standing.clear()
+    try:
+        yield
+    finally:
+        _standing.clear()

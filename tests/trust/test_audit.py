@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import engines
 import pytest
 
 from config.load import load_settings
@@ -66,7 +67,7 @@ def test_the_grammar_sees_faults(grammar: Any) -> None:  # noqa: ANN401
 
 
 def test_what_peers_do(tmp_path: Path, send: Factory, tool: Factory, make_series: Factory, grammar: Any) -> None:  # noqa: ANN401
-    settings = load_settings(overrides={"data_dir": str(tmp_path), "dicom.port": 0, "audit.to": "file"})
+    settings = engines.settings_of(tmp_path, **{"dicom.port": 0, "audit.to": "file"})
     trail = AuditTrail(settings.audit, tmp_path, "PACSIMILE")
     series = make_series(1)
     with Catalog(settings.catalog_url) as catalog:
@@ -211,7 +212,7 @@ def test_what_is_done_at_the_command_line(
     place = ("--data-dir", data)
     done = pacsimile("ingest", make_series(2), "--no-index", *place, variables=on)
     assert done.status == 0, done.err
-    with Catalog(f"sqlite:///{data / 'catalog.sqlite'}") as catalog:
+    with Catalog(engines.catalog_url(data)) as catalog:
         (study,) = {one.study_instance_uid for one in catalog.lookup.series_info([1]).values()}
     assert pacsimile("backup", tmp_path / "elsewhere", *place, variables=on).status == 0
     assert pacsimile("forget", study, "--yes", *place, variables=on).status == 0

@@ -21,6 +21,7 @@ from indexer.catalog import Catalog
 from indexer.errors import Damaged, Refused
 from node.backup import back_up, restore
 
+pytestmark = pytest.mark.default_engines
 Factory = Callable[..., Any]
 
 

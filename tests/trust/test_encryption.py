@@ -100,6 +100,7 @@ def ask_about(node: Any, files: Iterable[Path], traces: set[bytes]) -> dict[str,
 
 
 @pytest.mark.slow
+@pytest.mark.default_engines
 def test_the_whole_way(
     shared_dicom: Path,
     start_node: Factory,

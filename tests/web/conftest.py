@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import requests
+from engines import catalog_url
 from pydicom import dcmread
 from selenium import webdriver
 from selenium.webdriver import ActionChains, Keys
@@ -82,7 +83,7 @@ def pages(
     done = pacsimile("ingest", phantom_archive, hostile, parked, "--data-dir", data_dir, "--bundle", "tiny")
     assert done.status == 0, done.err
     parked_study = dcmread(next(parked.rglob("*.dcm")), stop_before_pixels=True).StudyInstanceUID
-    with Catalog(f"sqlite:///{data_dir / 'catalog.sqlite'}") as catalog:
+    with Catalog(catalog_url(data_dir)) as catalog:
         catalog.progress.settle_again(parked_study)
         leased = catalog.progress.lease("test", 60.0)
         assert leased is not None

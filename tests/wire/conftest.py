@@ -15,6 +15,7 @@ from typing import Any, Self
 
 import numpy as np
 import pytest
+from engines import settings_of
 from pydicom import Dataset, config, dcmread
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, generate_uid
@@ -25,7 +26,6 @@ from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelGet as St
 from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelMove as StudyMove
 
 from config.access import Cohort
-from config.load import load_settings
 from config.model import Settings
 from dicom_scp.server import DicomServer
 from dicom_scp.spool import Spool
@@ -223,8 +223,7 @@ class Node:
 @contextmanager
 def run_node(data_dir: Path, overrides: Mapping[str, Any] | None = None) -> Iterator[Node]:
     """A node that runs in this process; arguments are settings (``dicom.max_results``) by dotted key."""
-    values = {"data_dir": str(data_dir), "dicom.port": 0, "fetch.deadline_s": 0.2, **(overrides or {})}
-    settings = load_settings(overrides=values)
+    settings = settings_of(data_dir, **{"dicom.port": 0, "fetch.deadline_s": 0.2, **(overrides or {})})
     with Catalog(settings.catalog_url) as catalog:
         spool = Spool(settings.spool_dir)
         finder = HistogramFinder(catalog, spool)

@@ -1,5 +1,6 @@
 """Storage commitment over the wire: what is promised, to whom, and what happens when somebody is away."""
 
+import json
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from engines import catalog_url, variables_of
 from pydicom import Dataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, ImplicitVRLittleEndian, MRImageStorage, generate_uid
 from pynetdicom import AE, build_role, evt
@@ -288,7 +290,7 @@ def test_a_node_that_is_stopped_before_it_could_report(
 
 
 RECEIVER = """
-import sys, threading
+import json, sys, threading
 from config.load import load_settings
 from dicom_scp.server import DicomServer
 from dicom_scp.spool import Spool
@@ -300,7 +302,7 @@ class Nobody:
         raise NotFound("nothing is compared here")
 
 peers = [{"aet": "MODALITY", "host": "127.0.0.1", "port": int(sys.argv[2])}]
-settings = load_settings(overrides={"data_dir": sys.argv[1], "dicom.port": 0, "peers": peers})
+settings = load_settings(None, json.loads(sys.argv[3]), {"data_dir": sys.argv[1], "dicom.port": 0, "peers": peers})
 catalog = Catalog(settings.catalog_url)
 server = DicomServer(settings, catalog, Spool(settings.spool_dir), Nobody())
 server.start()
@@ -313,7 +315,7 @@ threading.Event().wait()
 def process(folder: Path, peer_port: int) -> Iterator[Any]:
     """A node that is killed at the end; what it yields has its port."""
     child = subprocess.Popen(
-        [sys.executable, "-c", RECEIVER, str(folder), str(peer_port)],
+        [sys.executable, "-c", RECEIVER, str(folder), str(peer_port), json.dumps(variables_of(folder))],
         stdout=subprocess.PIPE,
         text=True,
         cwd=Path(__file__).parents[2],
@@ -338,7 +340,7 @@ def test_a_node_that_is_killed_after_its_answer(
         with requester(at.port, Reports()) as association:
             assert ask(association, information) == 0x0000
             association.abort()
-    with Catalog(f"sqlite:///{tmp_path / 'catalog.sqlite'}") as catalog:
+    with Catalog(catalog_url(tmp_path)) as catalog:
         assert catalog.commitments.state_of(information.TransactionUID) is not None
     with listening(free_port, reports), process(tmp_path, free_port):
         event_type, told = reports.wait()

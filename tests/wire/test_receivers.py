@@ -9,12 +9,12 @@ from typing import Any
 
 import psutil
 import pytest
+from engines import settings_of
 from pydicom import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 from pynetdicom import Association, evt
 from pynetdicom.sop_class import CTImageStorage, StudyRootQueryRetrieveInformationModelFind, Verification
 
-from config.load import load_settings
 from dicom_scp.contexts import storage_sop_classes
 from dicom_scp.intake import StoreRequest
 from dicom_scp.reception import Reception, Verdict
@@ -60,13 +60,12 @@ class Farm:
 @pytest.fixture(scope="module")
 def farm(tmp_path_factory: pytest.TempPathFactory, wait_for: Factory) -> Iterator[Farm]:
     values = {
-        "data_dir": str(tmp_path_factory.mktemp("farm")),
         "dicom.port": 0,
         "dicom.receivers": 2,
         "dicom.max_associations_per_host": PER_HOST,
         "forgetting.rejection_aets": ["RADIOLOGIST"],
     }
-    settings = load_settings(overrides=values)
+    settings = settings_of(tmp_path_factory.mktemp("farm"), **values)
     with Catalog(settings.catalog_url) as catalog:
         spool = Spool(settings.spool_dir)
         farm = Farm(catalog, spool, None)  # type: ignore[arg-type]

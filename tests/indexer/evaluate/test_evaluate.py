@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from engines import catalog_url
 from pydicom import dcmread
 from rich.console import Console
 
@@ -256,7 +257,7 @@ def test_labels_of_one_patient_each_measure_nothing(folder: Path, a_table: Calla
 def catalog(folder: Path, tmp_path: Path) -> Catalog:
     """The same series as a node holds them."""
     encoder = MonaiEncoder(TINY, "cpu")
-    opened = Catalog(f"sqlite:///{tmp_path / 'catalog.sqlite'}")
+    opened = Catalog(catalog_url(tmp_path))
     paths = sorted(folder.rglob("*.dcm"))
     for number, path in enumerate(paths):
         dataset = dcmread(path)
