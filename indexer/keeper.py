@@ -179,6 +179,19 @@ class IndexKeeper:
             shutil.rmtree(self._snapshot_folder(old.index.encoder_id), ignore_errors=True)
         self.snapshot_if_due(now=True)
 
+    def discard(self, encoder_id: EncoderId) -> None:
+        """Have the index server drop an index that does not answer any more; other kinds keep none.
+
+        Raises
+        ------
+        Transient
+            The index server cannot be reached.
+        """
+        server = self._parameters.milvus
+        is_kept = server is not None and self._settings.kind == milvus.KIND and not self._read_only
+        if server is not None and is_kept and encoder_id != self.current()[1]:
+            milvus.drop(dim=EMBEDDING_DIM, encoder_id=encoder_id, parameters=server)
+
     def close(self) -> None:
         """Write a last snapshot and let go of the index."""
         try:

@@ -12,6 +12,7 @@ from indexer.catalog.tombstones import Erasure, ErasureKind
 from indexer.durable import sync
 from indexer.errors import Transient
 from indexer.keeper import IndexKeeper
+from indexer.uids import EncoderId
 
 log = logging.getLogger(__name__)
 
@@ -28,8 +29,8 @@ class Eraser:
     Parameters
     ----------
     keeper : IndexKeeper or None
-        Of the running node, which alone may change the index; None where no node runs: snapshots are then deleted,
-        and the index is made anew at the next start.
+        Of whoever may change the index: the running node, or a command where there is none. With None snapshots are
+        deleted, and the index is made anew at the next start.
     """
 
     def __init__(
@@ -83,6 +84,8 @@ class Eraser:
                     self._keeper.purge()
             else:
                 _delete_snapshot(self._settings.snapshot_dir, one.name)
+                if self._keeper is not None:
+                    self._keeper.discard(EncoderId(one.name))
         self._catalog.tombstones.erased(indexes)
 
     def _scrub(self, pages: list[Erasure]) -> None:

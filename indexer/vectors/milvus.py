@@ -4,7 +4,7 @@ import hashlib
 import importlib
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -279,8 +279,8 @@ class MilvusIndex:
         index = client.prepare_index_params()
         build = {"M": parameters.m, "efConstruction": parameters.ef_construction}
         index.add_index("vector", index_type="HNSW", metric_type="IP", params=build)
+        self._drop()
         with _server_errors():
-            client.drop_collection(self.collection, timeout=self._timeout)
             client.create_collection(
                 self.collection,
                 schema=schema,
@@ -288,6 +288,10 @@ class MilvusIndex:
                 consistency_level="Strong",
                 timeout=self._timeout,
             )
+
+    def _drop(self) -> None:
+        with _server_errors():
+            self._open().drop_collection(self.collection, timeout=self._timeout)
 
     def _attach(self) -> None:
         client = self._open()
@@ -313,6 +317,18 @@ def create(*, dim: int, encoder_id: EncoderId, parameters: MilvusParameters) -> 
     index = MilvusIndex(dim=dim, encoder_id=encoder_id, parameters=parameters)
     index._create()
     return index
+
+
+def drop(*, dim: int, encoder_id: EncoderId, parameters: MilvusParameters) -> None:
+    """Drop the collection of an encoder, if there is one, for every process that uses it.
+
+    Raises
+    ------
+    indexer.errors.Transient
+        If the server does not answer.
+    """
+    with closing(MilvusIndex(dim=dim, encoder_id=encoder_id, parameters=parameters)) as index:
+        index._drop()
 
 
 def attach(*, dim: int, encoder_id: EncoderId, parameters: MilvusParameters) -> MilvusIndex:

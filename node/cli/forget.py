@@ -1,7 +1,8 @@
 """`pacsimile forget`: remove for good, after asking."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import asdict
 
 import typer
@@ -11,7 +12,9 @@ from dicom_scp.forgetting import Forgetter
 from indexer.catalog import Catalog
 from indexer.catalog.tombstones import Removal
 from indexer.errors import NotFound, Transient
+from indexer.keeper import IndexKeeper
 from indexer.uids import EncoderId
+from indexer.vectors import milvus
 from node import folder, logs
 from node.audit import AuditTrail
 from node.audit_subjects import at_the_command_line, deletion
@@ -19,6 +22,7 @@ from node.cli.archive import existing_catalog
 from node.cli.output import console, errors, print_json
 from node.forgetting import Eraser
 from node.storage import open_spool
+from node.together import MILVUS_KEEPER
 
 _PATIENCE_S = 120.0
 _POLL_S = 0.25
@@ -72,11 +76,13 @@ def allow(settings: Settings, uids: Sequence[str], *, as_json: bool) -> None:
 def _erased(settings: Settings, catalog: Catalog, forgetter: Forgetter) -> bool:
     """Erase what is left, or wait until the running node has; whether all is done."""
     deadline = time.monotonic() + _PATIENCE_S
-    eraser = Eraser(settings, catalog, forgetter, None)
     while catalog.tombstones.erasures():
         try:
-            with folder.exclusively(settings.data_dir, folder.Holder(is_node=False, encoder_id=EncoderId(""))):
-                eraser.work_off()
+            with (
+                folder.exclusively(settings.data_dir, folder.Holder(is_node=False, encoder_id=EncoderId(""))),
+                _server_index(settings, catalog) as keeper,
+            ):
+                Eraser(settings, catalog, forgetter, keeper).work_off()
         except folder.InUse:
             pass  # whoever works there does it
         except Transient as error:
@@ -85,6 +91,17 @@ def _erased(settings: Settings, catalog: Catalog, forgetter: Forgetter) -> bool:
             return not catalog.tombstones.erasures()
         time.sleep(_POLL_S)
     return True
+
+
+@contextmanager
+def _server_index(settings: Settings, catalog: Catalog) -> Iterator[IndexKeeper | None]:
+    """The index on a server that no node keeps: what is forgotten has to go from there as well."""
+    active = catalog.embeddings.active_encoder()
+    if settings.vectors.kind != milvus.KIND or active is None or not catalog.hold(MILVUS_KEEPER):
+        yield None
+        return
+    with closing(IndexKeeper(catalog, settings.vectors, settings.snapshot_dir, active)) as keeper:
+        yield keeper
 
 
 def _described(removal: Removal) -> str:

@@ -56,6 +56,9 @@ def test_the_whole_way(
     assert pacsimile("verify", *place, variables=variables).json == {"findings": []}
     alone = pacsimile("similar", other, *place, variables=variables)
     assert (studies_of(alone.json["hits"]), "exact search" in alone.err) == (found, False)
+    done = pacsimile("forget", other, "--yes", *place, variables=variables)  # no node is there to do it
+    assert (done.status, done.json["erased"]) == (0, True)
+    assert pacsimile("verify", *place, variables=variables).json == {"findings": []}
 
 
 def studies_of(hits: list[dict[str, Any]]) -> list[str]:

@@ -24,8 +24,9 @@ from indexer.errors import Damaged, Transient
 from indexer.keeper import IndexKeeper
 from indexer.regrowth import demand_sound
 from indexer.uids import EncoderId, SeriesInstanceUID, SOPInstanceUID, StudyInstanceUID
-from indexer.vectors import Neighbours, hnsw, reduction
+from indexer.vectors import Neighbours, hnsw, milvus, reduction
 from indexer.vectors.hnsw import HnswIndex
+from indexer.vectors.milvus import MilvusParameters
 
 A, B = EncoderId("encoder-a"), EncoderId("encoder-b")
 _random = np.random.default_rng(0)
@@ -46,7 +47,9 @@ class Node:
         self.keeper = self.open()
 
     def open(self, *, read_only: bool = False, interval_s: float = 1000) -> IndexKeeper:
-        vectors = VectorSettings(kind=self.kind, milvus_uri="", snapshot_interval_s=interval_s)
+        vectors = VectorSettings(
+            kind=self.kind, milvus_uri=str(self.folder / "milvus.db"), snapshot_interval_s=interval_s
+        )
         return IndexKeeper(self.catalog, vectors, self.folder / "index", A, read_only=read_only)
 
     def restart(self, *, cleanly: bool = True) -> None:
@@ -515,3 +518,23 @@ def test_a_graph_that_its_archive_has_outgrown_is_made_anew_and_answers_meanwhil
     large.restart(cleanly=False)
     assert not large.keeper.is_regrowing
     assert large.agrees()
+
+
+def test_a_server_drops_what_does_not_answer(tmp_path: Path) -> None:
+    pytest.importorskip("milvus_lite")
+    node = Node(tmp_path, milvus.KIND)
+    node.finish(1, 3)
+    node.keeper.refresh()
+    server = MilvusParameters(str(tmp_path / "milvus.db"))
+    milvus.create(dim=256, encoder_id=B, parameters=server).close()
+    beside = node.open(read_only=True)
+    beside.discard(B)
+    assert len(milvus.attach(dim=256, encoder_id=B, parameters=server)) == 0
+    node.keeper.discard(B)
+    with pytest.raises(Damaged, match="none"):
+        milvus.attach(dim=256, encoder_id=B, parameters=server)
+    node.keeper.discard(A)
+    assert node.agrees()
+    for keeper in (beside, node.keeper):
+        keeper.close()
+    node.catalog.close()

@@ -44,6 +44,17 @@ def test_another_process_attaches_to_what_is_there(milvus_kind: Kind, vectors: V
         milvus.attach(dim=32, encoder_id=EncoderId("x"), parameters=milvus_kind.parameters.milvus)
 
 
+def test_what_was_dropped_is_gone(milvus_kind: Kind, vectors: Vectors) -> None:
+    index = milvus_kind.create()
+    index.add(np.arange(20), vectors(20))
+    index.close()
+    given = {"dim": 32, "encoder_id": index.encoder_id, "parameters": milvus_kind.parameters.milvus}
+    for _ in range(2):  # there is nothing to drop the second time
+        milvus.drop(**given)
+    with pytest.raises(Damaged, match="none"):
+        milvus.attach(**given)
+
+
 def test_a_server_that_lost_its_vectors_is_damaged(milvus_kind: Kind, vectors: Vectors, tmp_path: Path) -> None:
     index = milvus_kind.create()
     index.add(np.arange(100), vectors(100))
