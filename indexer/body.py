@@ -67,7 +67,10 @@ def _mr_threshold(values: NDArray[np.float32]) -> float:
 
 def _otsu(values: NDArray[np.float32]) -> float:
     """Otsu's threshold between two classes, from a histogram: where their means lie farthest apart."""
-    counts, edges = np.histogram(values, bins=_BINS)
+    least, greatest = float(values.min()), float(values.max())
+    edges = np.linspace(least, greatest, _BINS + 1)
+    scaled = (values - np.float32(least)) * np.float32(_BINS / max(greatest - least, 1e-30))
+    counts = np.bincount(np.minimum(scaled.astype(np.int16), _BINS - 1), minlength=_BINS)
     below = np.cumsum(counts)[:-1].astype(np.float64)
     middles = (edges[:-1] + edges[1:]) / 2
     total, sums = float(counts.sum()), np.cumsum(counts * middles)
@@ -80,6 +83,8 @@ def _largest_parts(dense: Mask) -> Mask:
     if not sizes.size:
         return dense
     kept = np.concatenate([[False], sizes >= _LEAST_PART * sizes.max()])
+    if kept.sum() == 1:
+        return np.asarray(labels == kept.argmax())
     return np.asarray(kept[labels], dtype=np.bool_)
 
 
@@ -108,8 +113,8 @@ def _filled(mask: Mask) -> Mask:
     """Fill what is apart from the edges of its slice."""
     apart = np.zeros((2 * mask.shape[0], *mask.shape[1:]), np.bool_)  # empty planes keep slices from touching
     apart[::2] = ~mask
-    labels, sizes = parts(apart)
-    open_air = np.zeros(sizes.size + 1, np.bool_)
+    labels = _labelled(apart)
+    open_air = np.zeros(int(labels.max()) + 1, np.bool_)
     for edge in (labels[:, 0], labels[:, -1], labels[:, :, 0], labels[:, :, -1]):
         open_air[edge] = True
     open_air[0] = False
@@ -118,7 +123,8 @@ def _filled(mask: Mask) -> Mask:
 
 def _near(body: Mask, margin: int) -> tuple[slice, slice, slice]:
     """The body's box in-plane and some voxels around it."""
-    bounds = [np.flatnonzero(body.any(axis=axes)) for axes in ((0, 2), (0, 1))]
+    shadow = np.asarray(body.any(axis=0))
+    bounds = [np.flatnonzero(shadow.any(axis=axis)) for axis in (1, 0)]
     xs, ys = (slice(max(0, int(at[0]) - margin), int(at[-1]) + 1 + margin) for at in bounds)
     return slice(None), xs, ys
 
@@ -148,6 +154,11 @@ def _averaged(values: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def parts(mask: Mask) -> tuple[NDArray[np.uint32], NDArray[np.intp]]:
     """Labels from 1 of the parts that hang together by faces, and the number of voxels of each."""
-    found = sitk.ConnectedComponent(sitk.GetImageFromArray(mask.view(np.uint8)))
-    labels = sitk.GetArrayFromImage(found)
+    labels = _labelled(mask)
     return labels, np.bincount(labels.ravel())[1:]
+
+
+def _labelled(mask: Mask) -> NDArray[np.uint32]:
+    found = sitk.ConnectedComponent(sitk.GetImageFromArray(mask.view(np.uint8)))
+    labels: NDArray[np.uint32] = sitk.GetArrayFromImage(found)
+    return labels

@@ -109,9 +109,10 @@ def slabs(
 def _box_lps_mm(grid: PatientGrid, body: NDArray[np.bool_], first: float, last: float) -> BoxLpsMm:
     """Outer edges of the body between two edges in z; of the whole grid where the body is absent there."""
     part = body[round(first + 0.5) : round(last + 0.5)]
-    xs, ys = np.flatnonzero(part.any(axis=(0, 2))), np.flatnonzero(part.any(axis=(0, 1)))
+    shadow = np.asarray(part.any(axis=0))
+    xs, ys = np.flatnonzero(shadow.any(axis=1)), np.flatnonzero(shadow.any(axis=0))
     if not xs.size:
-        xs, ys = np.arange(part.shape[1]), np.arange(part.shape[2])
+        xs, ys = np.arange(shadow.shape[0]), np.arange(shadow.shape[1])
     dz, dx, dy = grid.spacing_mm
     x, y, z = grid.origin_lps_mm
     return (  # x and y of the grid run against LPS

@@ -35,7 +35,9 @@ def patient_grid(volume: Volume, spacing_mm: tuple[float, float, float]) -> Pati
 
 def _upper_end(volume: Volume) -> float | None:
     """Up to where values are cut off, if any are; None where air is there, or all values are equal."""
+    if volume.modality != "CT" or volume.voxels[len(volume.voxels) // 2].min() <= CT_BODY_HU:
+        return None
     least, greatest = float(volume.voxels.min()), float(volume.voxels.max())
-    if volume.modality != "CT" or not CT_BODY_HU < least < greatest < np.inf:
+    if not CT_BODY_HU < least < greatest < np.inf:
         return None
     return least + _NEAR_LEAST * (greatest - least)

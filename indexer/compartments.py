@@ -91,7 +91,8 @@ def compartments(grid: PatientGrid, body: Mask, kinds: Container[str] | None = N
 
 def around(body: Mask) -> tuple[slice, slice, slice]:
     """All of z, and what of x and y the body takes."""
-    xs, ys = np.flatnonzero(body.any(axis=(0, 2))), np.flatnonzero(body.any(axis=(0, 1)))
+    shadow = np.asarray(body.any(axis=0))
+    xs, ys = np.flatnonzero(shadow.any(axis=1)), np.flatnonzero(shadow.any(axis=0))
     return slice(None), slice(int(xs[0]), int(xs[-1]) + 1), slice(int(ys[0]), int(ys[-1]) + 1)
 
 

@@ -11,7 +11,6 @@ import SimpleITK as sitk
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
 from indexer import heads, levels, projection, regions
 from indexer.body import body_mask
@@ -233,13 +232,13 @@ class MonaiEncoder:
 
 def body_fraction(body: NDArray[np.bool_], lattice: Lattice, shape: tuple[int, ...]) -> NDArray[np.float32]:
     """Share of body in the voxels around each feature: (z, x, y) float32 from (Z, X, Y) bool."""
-    padding: list[int] = []
-    axes = zip(body.shape, lattice.stride, lattice.lead, shape, strict=True)
-    for length, step, lead, count in reversed(list(axes)):
-        padding += [lead, count * step - lead - length]
-    mask = torch.from_numpy(body)[None, None].float()
-    share = functional.avg_pool3d(functional.pad(mask, padding), lattice.stride)
-    return np.asarray(share[0, 0].numpy())
+    ends = [n * step - lead for n, step, lead in zip(shape, lattice.stride, lattice.lead, strict=True)]
+    counts: NDArray[np.integer] = body.view(np.uint8)[: ends[0], : ends[1], : ends[2]]
+    for axis in (1, 0, 2):  # the last one last: rows are added up quickest
+        step, lead = lattice.stride[axis], lattice.lead[axis]
+        starts = np.maximum(np.arange(shape[axis]) * step - lead, 0)
+        counts = np.add.reduceat(counts, starts, axis=axis, dtype=np.uint16 if axis == 1 else np.int32)
+    return np.asarray(counts / np.float32(np.prod(lattice.stride)), dtype=np.float32)
 
 
 def _projections(bundle: Bundle, features: int) -> dict[str, projection.Projection]:
@@ -279,7 +278,8 @@ def _prepared(
         low, high = spec.window_hu
     else:
         low, high = np.percentile(grid.voxels[body], spec.percentiles)
-    image = (grid.voxels[window] - np.float32(low)) / np.float32(max(high - low, 1e-6))
+    image = grid.voxels[window] - np.float32(low)
+    image *= np.float32(1 / max(high - low, 1e-6))
     np.clip(image, 0.0, 1.0, out=image)
     if spec.standardise:
         seen = image[body[window]]

@@ -73,7 +73,7 @@ def resample(volume: Volume, spacing_mm: tuple[float, float, float]) -> PatientG
     voxels = _sampled(_smoothed(volume, step_xyz), size, origin, step_xyz)
     inside = _inside(volume, size, origin, step_xyz)
     if not inside.all():
-        voxels[~inside] = AIR_HU if volume.modality == "CT" else least
+        np.copyto(voxels, np.float32(AIR_HU if volume.modality == "CT" else least), where=~inside)
     return PatientGrid(
         voxels=voxels,
         inside=inside,
@@ -110,14 +110,14 @@ def _smoothed(volume: Volume, step_xyz: NDArray[np.float64]) -> _Raster:
     bins = np.clip(bins, 1, volume.voxels.shape)
     voxels = volume.voxels
     for axis, width in enumerate(bins.tolist()):
-        voxels = _averaged(voxels, axis, width)
+        voxels = averaged(voxels, axis, width)
     coarser = affine.copy()
     coarser[:3, :3] *= bins
     coarser[:3, 3] += affine[:3, :3] @ ((bins - 1) / 2)
     return _Raster(voxels, coarser)
 
 
-def _averaged(voxels: NDArray[np.float32], axis: int, width: int) -> NDArray[np.float32]:
+def averaged(voxels: NDArray[np.float32], axis: int, width: int) -> NDArray[np.float32]:
     """Mean over bins along one axis; the last bin may be narrower."""
     if width == 1:
         return voxels
@@ -162,24 +162,21 @@ def _axis_by_axis(
     growth = size[along] / voxels.shape
     for axis in np.argsort(growth).tolist():
         xyz = along[axis]
-        voxels = _interpolated(voxels, axis, first[axis] + steps[axis, xyz] * np.arange(size[xyz]))
+        voxels = interpolated(voxels, axis, first[axis] + steps[axis, xyz] * np.arange(size[xyz]))
     to_zxy = [int(np.flatnonzero(along == xyz)[0]) for xyz in (2, 0, 1)]
     return np.ascontiguousarray(voxels.transpose(to_zxy))
 
 
-def _interpolated(voxels: NDArray[np.float32], axis: int, index: NDArray[np.float64]) -> NDArray[np.float32]:
+def interpolated(voxels: NDArray[np.float32], axis: int, index: NDArray[np.float64]) -> NDArray[np.float32]:
     """Values at some indices along one axis, linear between voxels."""
     index = np.clip(index, 0, voxels.shape[axis] - 1)
     below = np.floor(index).astype(np.intp)
     above = np.minimum(below + 1, voxels.shape[axis] - 1)
     part = (index - below).astype(np.float32).reshape([-1 if k == axis else 1 for k in range(3)])
-    values = voxels.take(below, axis)
+    values = torch.from_numpy(voxels.take(below, axis))
     if part.any():
-        rise = voxels.take(above, axis)
-        rise -= values
-        rise *= part
-        values += rise
-    return values
+        values.lerp_(torch.from_numpy(voxels.take(above, axis)), torch.from_numpy(part))
+    return np.asarray(values.numpy())
 
 
 def _indices(
@@ -194,16 +191,22 @@ def _inside(
     volume: Volume, size: NDArray[np.intp], origin: NDArray[np.float64], step_xyz: NDArray[np.float64]
 ) -> NDArray[np.bool_]:
     """Which centres of the grid, (Z, X, Y), lie within the volume, outer edges of its voxels included."""
-    shape = np.array(volume.voxels.shape)
     first, steps = _indices(volume.affine_lps_mm, origin, step_xyz)
-    along = [np.arange(n).reshape(form) for n, form in zip(size, ((1, -1, 1), (1, 1, -1), (-1, 1, 1)), strict=True)]
-    inside = np.ones(size[[2, 0, 1]], dtype=np.bool_)
-    for axis in range(3):
-        # An axis that does not change an index is left out, so that most volumes need no sum over the whole grid.
-        terms = [step * k for step, k in zip(steps[axis], along, strict=True) if abs(step) * k.size > _NOTHING]
-        index = sum(terms, first[axis])
-        inside &= (index > -0.5 - _NOTHING) & (index < shape[axis] - 0.5 + _NOTHING)
-    return inside
+    xs, ys, zs = (np.arange(n) for n in size)
+    lowest, highest = np.zeros((len(zs), len(xs))), np.full((len(zs), len(xs)), len(ys) - 1.0)
+    for axis, length in enumerate(volume.voxels.shape):  # of each row along y, one stretch lies within
+        at_row = first[axis] + steps[axis, 2] * zs[:, None] + steps[axis, 0] * xs
+        lower, upper = -0.5 - _NOTHING - at_row, length - 0.5 + _NOTHING - at_row
+        if abs(step := steps[axis, 1]) * len(ys) <= _NOTHING:
+            highest[(lower > 0) | (upper < 0)] = -1.0
+            continue
+        ends = (lower / step, upper / step) if step > 0 else (upper / step, lower / step)
+        np.maximum(lowest, ends[0], out=lowest)
+        np.minimum(highest, ends[1], out=highest)
+    starts = np.ceil(np.minimum(lowest, len(ys))).astype(np.int32)[..., None]
+    stops = np.floor(np.maximum(highest, -1.0)).astype(np.int32)[..., None]
+    within = ys.astype(np.int32)
+    return np.asarray((within >= starts) & (within <= stops))
 
 
 def _image(source: _Raster) -> sitk.Image:

@@ -169,6 +169,13 @@ def test_body_fraction_counts_the_voxels_around_each_feature() -> None:
     assert patches[:, 1, 1] == pytest.approx([0.25, 0.25, 0.0])
 
 
+@pytest.mark.parametrize("first", [0.0, 3.5])
+def test_body_beyond_the_last_feature_counts_for_none(first: float) -> None:
+    share = body_fraction(np.ones((29, 29, 29), bool), Lattice((8, 8, 8), (first,) * 3), (3, 3, 3))
+
+    assert share[2, 2, 2] == 1.0
+
+
 def test_pooling_weighs_features_by_body() -> None:
     features = torch.tensor([1.0, 3.0, 100.0]).reshape(1, 3, 1, 1)
 

@@ -102,6 +102,14 @@ def test_detail_finer_than_the_grid_is_averaged_away() -> None:
     assert np.abs(grid.voxels[2:-2, 2:-2, 2:-2]).max() < 1.0
 
 
+def beyond(volume: Volume, grid: PatientGrid) -> NDArray[np.float64]:
+    """How far each voxel of a grid lies outside a volume's outer edges, in the volume's voxels; negative inside."""
+    inverse, shape = np.linalg.inv(volume.affine_lps_mm), np.array(volume.voxels.shape)
+    indices = points_of(grid) @ inverse[:3, :3].T + inverse[:3, 3]
+    apart: NDArray[np.float64] = (np.abs(indices - (shape - 1) / 2) - shape / 2).max(axis=-1)
+    return apart
+
+
 @pytest.mark.parametrize(("modality", "filled"), [("CT", AIR_HU), ("MR", 5.0)])
 def test_what_was_not_imaged_is_known_and_filled_in(modality: str, filled: float) -> None:
     volume = imaged(lambda p: 5.0 + np.abs(p[..., 2]), ORIENTATIONS["oblique"], (2.0, 2.0, 2.0), modality=modality)
@@ -109,12 +117,24 @@ def test_what_was_not_imaged_is_known_and_filled_in(modality: str, filled: float
 
     grid = resample(volume, (3.0, 1.5, 1.5))
 
-    inverse = np.linalg.inv(volume.affine_lps_mm)
-    indices = points_of(grid) @ inverse[:3, :3].T + inverse[:3, 3]
-    edge = np.abs(indices - (np.array(volume.voxels.shape) - 1) / 2) - np.array(volume.voxels.shape) / 2
-    assert not grid.inside[edge.max(axis=-1) > 1e-6].any()
-    assert grid.inside[edge.max(axis=-1) < -1e-6].all()
+    edge = beyond(volume, grid)
+    assert not grid.inside[edge > 1e-6].any()
+    assert grid.inside[edge < -1e-6].all()
     assert np.all(grid.voxels[~grid.inside] == np.float32(filled))
+
+
+@pytest.mark.parametrize("orientation", ["axial", "sagittal", "double oblique"])
+@pytest.mark.parametrize("aslant", [0.0, 3e-8, 1e-2])
+def test_what_was_imaged_is_known_however_little_aslant(orientation: str, aslant: float) -> None:
+    steps = [(x, y + aslant * z, z - aslant * y) for x, y, z in ORIENTATIONS[orientation]]
+    steps = [(0.8 * x - 0.6 * z, y, 0.6 * x + 0.8 * z) for x, y, z in steps]
+    volume = imaged(lambda p: p[..., 0], steps, (6.0, 5.0, 5.0), extent_mm=300.0)
+
+    grid = resample(volume, (6.0, 6.0, 0.75))
+
+    edge = beyond(volume, grid)
+    assert not grid.inside[edge > 2e-6].any()
+    assert grid.inside[edge < -2e-6].all()
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
