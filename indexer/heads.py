@@ -107,6 +107,7 @@ class HeadFinder:
         self._mean = atlas.mean()
         self._coarse = self._mean.coarser()
         self._counts = (self._mean.weights > _LEAST_SHARE).flatten()
+        self._expected = self._mean.channels.flatten(1)[:, self._counts]
         count = CHANNELS * int(self._counts.sum())
         drawn = np.random.PCG64(_SEED).random_raw(count)  # its stream is the same for all versions of numpy
         self._dimensions = (drawn % np.uint64(HEAD_CODE_DIM)).astype(np.intp)
@@ -130,8 +131,8 @@ class HeadFinder:
 
     def _code(self, view: HeadView, pose: Pose) -> Floats:
         """What sets a head apart from the mean one, (HEAD_CODE_DIM,): each value added to or taken from one sum."""
-        channels, weights = self._mean.seen(view.similarity.weighted, pose)
-        unlike = ((channels - self._mean.channels.flatten(1)) * weights)[:, self._counts].flatten().double().numpy()
+        channels, weights = self._mean.seen(view.similarity.weighted, pose, self._counts)
+        unlike = ((channels - self._expected) * weights).flatten().double().numpy()
         return np.asarray(np.bincount(self._dimensions, unlike * self._signs, HEAD_CODE_DIM), dtype=np.float64)
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from indexer.self_similarity import channels_of
+from indexer.self_similarity import CHANNELS, channels_of
 
 Floats = NDArray[np.float64]
 
@@ -91,10 +91,11 @@ class MeanHead:
         turn, middle = pose.turn, pose.middle
         scale = np.array([1, 1, 1, *[1 / _TURN_CELLS] * 3])
         for _ in range(iterations):
-            channels, weights = _at(weighted, self._body, Pose(turn, middle))
-            descent = self._descent * (weights * self._body_weights)
-            normal = (descent.flatten(1) @ self._descent.flatten(1).T).double().numpy()
-            right = (descent.flatten(1) @ (channels - self._body_channels).flatten()).double().numpy()
+            channels, weights = _at(weighted, self._sparse, Pose(turn, middle))
+            weights *= self._sparse_weights
+            unlike = (channels - self._sparse_channels) * weights
+            normal = (self._powers @ weights).reshape(6, 6).double().numpy()
+            right = (self._descent @ unlike.flatten()).double().numpy()
             normal += _RIGIDITY * max(np.trace(normal) / 6, 1e-9) * np.eye(6)
             step = np.linalg.solve(normal, right) * scale
             move = np.clip(step[:3], -_LONGEST_STEP, _LONGEST_STEP)
@@ -104,9 +105,9 @@ class MeanHead:
                 break
         return Pose(turn, middle)
 
-    def seen(self, weighted: Tensor, pose: Pose) -> tuple[Tensor, Tensor]:
-        """Channels (6, N) and weights (N,) of a volume at this head's cells."""
-        return _at(weighted, self._cells, pose)
+    def seen(self, weighted: Tensor, pose: Pose, cells: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Channels (6, n) and weights (n,) of a volume at this head's cells, or some of them by a mask (N,)."""
+        return _at(weighted, self._cells if cells is None else self._cells[cells], pose)
 
     def agreement(self, weighted: Tensor, pose: Pose) -> tuple[float, float]:
         """Correlation of a volume's channels with this head's, and the share of this head that the volume shows."""
@@ -143,11 +144,38 @@ class MeanHead:
         return self.channels.flatten(1)[:, self._shows]
 
     @cached_property
+    def _looked_at(self) -> Tensor:
+        """Which cells (N,) a volume is laid by: of fine ones every second, as on a board of chess."""
+        if self.cell > 1:
+            return self._shows
+        places = torch.from_numpy(np.indices(SHAPE).sum(axis=0).ravel())
+        return self._shows & (places % 2 == 0)
+
+    @cached_property
+    def _sparse(self) -> Tensor:
+        return self._cells[self._looked_at]
+
+    @cached_property
+    def _sparse_weights(self) -> Tensor:
+        return self.weights.flatten()[self._looked_at]
+
+    @cached_property
+    def _sparse_channels(self) -> Tensor:
+        return self.channels.flatten(1)[:, self._looked_at]
+
+    @cached_property
     def _descent(self) -> Tensor:
-        """How channels of the body's cells change (6, 6, n) along z, x, y and with turns about them."""
-        slopes = torch.stack(torch.gradient(self.channels, dim=(1, 2, 3))).flatten(2)[:, :, self._shows] / self.cell
-        moved = torch.from_numpy(_GENERATORS.astype(np.float32)) @ self._body.T / _TURN_CELLS
-        return torch.cat([slopes, torch.einsum("gan,acn->gcn", moved, slopes)])
+        """How channels of the cells change (6, 6 n) along z, x, y and with turns about them."""
+        slopes = torch.stack(torch.gradient(self.channels, dim=(1, 2, 3))).flatten(2)[:, :, self._looked_at]
+        slopes = slopes / self.cell
+        moved = torch.from_numpy(_GENERATORS.astype(np.float32)) @ self._sparse.T / _TURN_CELLS
+        return torch.cat([slopes, torch.einsum("gan,acn->gcn", moved, slopes)]).flatten(1)
+
+    @cached_property
+    def _powers(self) -> Tensor:
+        """What each cell adds to the normal matrix (36, n), channels together."""
+        each = self._descent.reshape(6, CHANNELS, -1)
+        return torch.einsum("gcn,hcn->ghn", each, each).flatten(0, 1)
 
 
 def _at(weighted: Tensor, cells: Tensor, pose: Pose) -> tuple[Tensor, Tensor]:

@@ -10,6 +10,7 @@ References
    Medical Image Analysis 2012.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from indexer.body import Mask
-from indexer.resample import PatientGrid
+from indexer.resample import PatientGrid, averaged, interpolated
 
 CELL_MM = 6.0
 CHANNELS = 6
@@ -60,7 +61,7 @@ def self_similarity(grid: PatientGrid, body: Mask, box: Box) -> SelfSimilarity:
     """
     corner_mm = np.array([part.start for part in box]) * grid.spacing_mm
     parts = (grid.voxels[box], body[box].astype(np.float32), grid.inside[box].astype(np.float32))
-    voxels = _of_3_mm(np.stack(parts), grid.spacing_mm)
+    voxels = _of_3_mm(parts, grid.spacing_mm)
     fine, weight = _described(voxels)
     coarse, _ = _described(_cells(voxels))
     of_cells = _cells(torch.cat([fine * weight, weight[None]]))
@@ -85,18 +86,22 @@ def channels_of(weighted: Tensor) -> tuple[Tensor, Tensor]:
     return weighted[:-1] / weight.clamp(min=LEAST_WEIGHT), weight
 
 
-def _of_3_mm(parts: NDArray[np.float32], spacing_mm: NDArray[np.float64]) -> Tensor:
+def _of_3_mm(parts: Sequence[NDArray[np.float32]], spacing_mm: NDArray[np.float64]) -> Tensor:
     """Images (n, Z, X, Y) on voxels of 3 mm: averaged where they are finer, interpolated where coarser."""
-    images = torch.from_numpy(parts)
     bins = [max(1, int(_VOXEL_MM / step + 1e-6)) for step in spacing_mm]
-    images = functional.avg_pool3d(images, bins, ceil_mode=True, count_include_pad=False)
-    size = [
-        max(1, round(count * width * step / _VOXEL_MM))
-        for count, width, step in zip(images.shape[1:], bins, spacing_mm, strict=True)
-    ]
-    if size == list(images.shape[1:]):
-        return images
-    return functional.interpolate(images[None], size=size, mode="trilinear", align_corners=False)[0]
+    binned = []
+    for image in parts:
+        size = [
+            max(1, round(-(-count // width) * width * step / _VOXEL_MM))
+            for count, width, step in zip(image.shape, bins, spacing_mm, strict=True)
+        ]
+        for axis, width in enumerate(bins):
+            image = averaged(image, axis, width)
+        for axis, count in enumerate(size):
+            if count != (length := image.shape[axis]):
+                image = interpolated(image, axis, (np.arange(count) + 0.5) * (length / count) - 0.5)
+        binned.append(torch.from_numpy(image))
+    return torch.stack(binned)
 
 
 def _mind(image: Tensor, least: float) -> Tensor:
@@ -106,21 +111,23 @@ def _mind(image: Tensor, least: float) -> Tensor:
         squares = image.diff(dim=axis).square()
         channel.narrow(axis, 1, image.shape[axis] - 1).add_(squares)
         channel.narrow(axis, 0, image.shape[axis] - 1).add_(squares)
-    unlike = torch.stack([_blurred(channel) for channel in unlike])
-    return torch.exp(-unlike / (unlike.mean(dim=0) + least))
+    unlike = _blurred(unlike)
+    return unlike.div_(unlike.mean(dim=0).add_(least)).neg_().exp_()
 
 
 def _blurred(image: Tensor) -> Tensor:
-    """Mean with the weights 1, 2, 1 along each axis; at the edges the outermost voxel goes on."""
-    for axis in range(3):
+    """Mean with the weights 1, 2, 1 along each of the last three axes; at the edges the outermost voxel goes on."""
+    for axis in range(-3, 0):
         length = image.shape[axis]
-        sums = 2 * image
-        if length > 1:
-            sums.narrow(axis, 1, length - 1).add_(image.narrow(axis, 0, length - 1))
-            sums.narrow(axis, 0, length - 1).add_(image.narrow(axis, 1, length - 1))
-            sums.narrow(axis, 0, 1).add_(image.narrow(axis, 0, 1))
-            sums.narrow(axis, length - 1, 1).add_(image.narrow(axis, length - 1, 1))
-        else:
-            sums *= 2
-        image = sums / 4
-    return image
+        shape = list(image.shape)
+        shape[axis] += 1
+        pairs = image.new_empty(shape)
+        torch.add(
+            image.narrow(axis, 0, length - 1),
+            image.narrow(axis, 1, length - 1),
+            out=pairs.narrow(axis, 1, length - 1),
+        )
+        for end, outermost in ((0, 0), (length, length - 1)):
+            pairs.narrow(axis, end, 1).copy_(image.narrow(axis, outermost, 1)).mul_(2)
+        image = pairs.narrow(axis, 0, length) + pairs.narrow(axis, 1, length)
+    return image.div_(64)
