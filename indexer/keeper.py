@@ -188,8 +188,9 @@ class IndexKeeper:
             The index server cannot be reached.
         """
         server = self._parameters.milvus
-        is_kept = server is not None and self._settings.kind == milvus.KIND and not self._read_only
-        if server is not None and is_kept and encoder_id != self.current()[1]:
+        if server is None or self._settings.kind != milvus.KIND or self._read_only:
+            return
+        if encoder_id != self.current()[1]:
             milvus.drop(dim=EMBEDDING_DIM, encoder_id=encoder_id, parameters=server)
 
     def close(self) -> None:

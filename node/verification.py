@@ -201,7 +201,7 @@ def _index_agrees(settings: Settings, catalog: Catalog, active: EncoderId) -> bo
     try:
         keeper = IndexKeeper(catalog, settings.vectors, settings.snapshot_dir, active, read_only=True)
     except Transient as error:
-        if (settings.snapshot_dir / active).exists():
+        if settings.vectors.kind != milvus.KIND or (settings.snapshot_dir / active).exists():
             raise
         log.warning("the index is not compared: %s", error)
         return True

@@ -27,7 +27,8 @@ def similar(settings: Settings, uid: str, limit: int, *, as_json: bool) -> None:
     """Print the studies that look like a study, series or instance."""
     logs.configure_for_command(settings.log)
     with existing_catalog(settings) as catalog:
-        answer = search_of(settings, catalog).similar(seed_of(catalog, uid), limit=limit)
+        active, seed = active_encoder(catalog), seed_of(catalog, uid)
+        answer = search_of(settings, catalog, active).similar(seed, limit=limit)
     if as_json:
         print_json(answer_json(answer))
     else:
@@ -60,15 +61,9 @@ def export(settings: Settings, out: Path, *, as_json: bool) -> None:
         console.print(f"{len(rows)} embeddings of {active} in {out}")
 
 
-def search_of(settings: Settings, catalog: Catalog) -> Search:
-    """Search beside the node that keeps the index; exactly, in the catalog, where an index server cannot be asked.
-
-    Raises
-    ------
-    NotFound
-        Nothing is indexed yet.
-    """
-    active, vectors = active_encoder(catalog), settings.vectors
+def search_of(settings: Settings, catalog: Catalog, active: EncoderId) -> Search:
+    """Search beside the node that keeps the index; exactly in the catalog where an index server cannot be asked."""
+    vectors = settings.vectors
     try:
         keeper = IndexKeeper(catalog, vectors, settings.snapshot_dir, active, read_only=True)
     except Transient as error:

@@ -11,7 +11,7 @@ from config.model import Settings
 from indexer.errors import Refused, Transient
 from node import logs
 from node.cli.archive import existing_catalog
-from node.cli.ask import search_of, seed_of
+from node.cli.ask import active_encoder, search_of, seed_of
 from node.cli.output import console, print_json, print_problem
 from node.reports import Report, Reports
 from node.storage import open_spool
@@ -26,9 +26,10 @@ def report(
     if unknown:
         raise ConfigError([f"no peer has the AE title {aet}: name it in [[peers]]" for aet in unknown])
     with existing_catalog(settings) as catalog:
-        search = search_of(settings, catalog)
+        active, seed = active_encoder(catalog), seed_of(catalog, uid)
+        search = search_of(settings, catalog, active)
         reports = Reports(settings, catalog, open_spool(settings, catalog), search)
-        made = reports.make(seed_of(catalog, uid), limit)
+        made = reports.make(seed, limit)
         if out is not None:
             out.write_bytes(reports.part10(made.sop_instance_uid))
         problems = _send(reports, made, send)

@@ -91,10 +91,7 @@ def test_similar(pacsimile: Factory, archived: Path, phantom_archive: Path) -> N
     instance = next(phantom_archive.rglob("*.dcm")).stem
     assert pacsimile("similar", instance, "--data-dir", archived, "--json").json["hits"]
     unknown = pacsimile("similar", "1.2.3", "--data-dir", archived)
-    assert (unknown.status, unknown.err.splitlines()[-1]) == (
-        1,
-        "✗ no study, series or instance 1.2.3 in the catalog",
-    )
+    assert (unknown.status, unknown.err.strip()) == (1, "✗ no study, series or instance 1.2.3 in the catalog")
 
 
 def test_export(pacsimile: Factory, archived: Path, tmp_path: Path, phantom_archive: Path) -> None:
