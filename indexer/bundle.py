@@ -231,6 +231,12 @@ class Regions(_Table):
     file: Annotated[str, StringConstraints(min_length=1)]
 
 
+class Findings(_Table):
+    """How compartments are embedded by what each of their places looks like: a file beside the bundle."""
+
+    file: Annotated[str, StringConstraints(min_length=1)]
+
+
 class Levels(_Table):
     """How the place along the body is found, in CT: a file beside the bundle.
 
@@ -266,6 +272,7 @@ class Bundle(_Table):
     pooling: Pooling
     projection: Projection
     regions: Regions | None = None
+    findings: Findings | None = None
     levels: Levels | None = None
     heads: Heads | None = None
     modalities: dict[Literal["CT", "MR"], "Bundle"] = Field(default={}, exclude=True)
@@ -295,6 +302,8 @@ class Bundle(_Table):
             yield self.projection_file()
         if self.regions:
             yield self.region_file()
+        if self.findings:
+            yield self.finding_file()
         if self.levels:
             yield self.level_file()
         if self.heads:
@@ -308,6 +317,12 @@ class Bundle(_Table):
         """File of what compartments are embedded with."""
         return self._present(
             self.regions.file if self.regions else "", "regions", "fit them with `pacsimile fit --findings`"
+        )
+
+    def finding_file(self) -> Path:
+        """File of what findings are told by, place by place."""
+        return self._present(
+            self.findings.file if self.findings else "", "findings", "fit them with `pacsimile fit --findings`"
         )
 
     def level_file(self) -> Path:

@@ -2,8 +2,9 @@
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import Protocol, Self, cast
 
 import numpy as np
@@ -12,13 +13,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from indexer import heads, levels, projection, regions
+from config.errors import ConfigError
+from indexer import heads, levels, projection, regions, scored
 from indexer.body import body_mask
 from indexer.bundle import Bundle, InputSpec, ResNetSpec
 from indexer.catalog.embeddings import GLOBAL, EmbeddedChunk
 from indexer.chunks import Lattice, Slab, slabs
 from indexer.clipping import patient_grid
-from indexer.compartments import around, compartments
+from indexer.compartments import Kind, around, compartments
 from indexer.device import Engine, choose
 from indexer.errors import Parked
 from indexer.feature_map import FeatureMap
@@ -28,6 +30,7 @@ from indexer.network import FeatureNetwork, load_network
 from indexer.openvino_network import OpenVinoNetwork
 from indexer.regions import LEAST_CELLS, Region
 from indexer.resample import PatientGrid
+from indexer.scored import LEAST_PLACES, SHOWN
 from indexer.uids import EncoderId
 from indexer.volume import Volume
 
@@ -104,11 +107,12 @@ class MonaiEncoder:
         if threads:
             torch.set_num_threads(threads)
             sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
-        network = load_network(bundle)
+        self._scored = scored.load(bundle.finding_file()) if bundle.findings else {}
+        network = load_network(bundle, self._scored)
         if engine == "openvino" and self.device.device.type == "cpu" and isinstance(bundle.network, ResNetSpec):
             network = OpenVinoNetwork(network, self.device.dtype, threads)
             self.device = replace(self.device, engine="OpenVINO")
-        self._lattice, self._channels = network.lattice, network.channels
+        self._lattice, self._channels, self._finer = network.lattice, network.channels, network.finer_channels
         self._network: FeatureNetwork = network.to(self.device.device, self.device.dtype).to(
             memory_format=network.memory_format  # type: ignore[call-overload]
         )
@@ -162,16 +166,62 @@ class MonaiEncoder:
     def _regional(self, seen: FeatureMap, cuts: Sequence[Slab]) -> list[dict[str, NDArray[np.float32]]]:
         """Embeddings of the compartments that each chunk shows enough of: kind to vector."""
         found: list[dict[str, NDArray[np.float32]]] = [{} for _ in cuts]
-        if not self._regions:
+        if not self._regions and not self._scored:
             return found
         places = tuple(seen.features.shape[1:])
-        for kind, mask in compartments(seen.grid, seen.body, self._regions).items():
-            region = self._regions[kind]
-            share = body_fraction(mask[around(seen.body)], self._lattice, places)
-            for cut, of_chunk in zip(cuts, found, strict=True):
-                if share[cut.cells].sum() >= LEAST_CELLS:
-                    of_chunk[kind] = region(*seen.cells(cut.cells, share))
+        for kind, mask in compartments(seen.grid, seen.body, {*self._regions, *self._scored}).items():
+            cut_out = mask[around(seen.body)]
+            if (region := self._regions.get(kind)) is not None:
+                share = body_fraction(cut_out, self._lattice, places)
+                for cut, of_chunk in zip(cuts, found, strict=True):
+                    if share[cut.cells].sum() >= LEAST_CELLS:
+                        of_chunk[kind] = region(*seen.cells(cut.cells, share))
+            if kind in self._scored:
+                for vector, of_chunk in zip(self._told(kind, seen, cut_out, cuts), found, strict=True):
+                    if vector is not None:
+                        of_chunk[kind] = vector
         return found
+
+    def _told(
+        self, kind: Kind, seen: FeatureMap, mask: NDArray[np.bool_], cuts: Sequence[Slab]
+    ) -> Iterator[NDArray[np.float32] | None]:
+        """Each chunk's embedding of a compartment by scores; None where it shows too little of it."""
+        ahead = takewhile(lambda other: other != kind, self._scored)
+        start = sum(len(self._scored[other].findings) for other in ahead)
+        scores = seen.scores[start : start + len(self._scored[kind].findings)].numpy()
+        shown = body_fraction(mask, self._network.fine_lattice, scores.shape[1:]) > SHOWN
+        ratio = self._network.score_ratio[0]
+        for cut in cuts:
+            window = slice(cut.cells.start * ratio, cut.cells.stop * ratio)
+            rows = scores[:, window][:, shown[window]].T
+            yield self._scored[kind](rows) if len(rows) >= LEAST_PLACES else None
+
+    def fine(self, grid: PatientGrid, body: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """Features of the network's first two layers at the places of the first: (C1 + C2, z', x', y').
+
+        Raises
+        ------
+        ConfigError
+            The network has no two layers before the one that is pooled.
+        """
+        if not all(self._network.fine_channels):
+            raise ConfigError(
+                [f"bundle {self.bundle.name}: findings are scored from two layers before the pooled one"]
+            )
+        image, _ = _prepared(grid, body, self.bundle.input)
+        with torch.inference_mode(), self.device.autocast():
+            features = self._network.fine(self.device.take(image))
+        return np.asarray(features[0].cpu().numpy())
+
+    @property
+    def fine_lattice(self) -> Lattice:
+        """Where the features of the network's first layer lie."""
+        return self._network.fine_lattice
+
+    @property
+    def fine_channels(self) -> tuple[int, int]:
+        """Features of the network's first and of its second layer."""
+        return self._network.fine_channels
 
     def feature_map(self, volume: Volume) -> FeatureMap:
         """Run the network over a whole volume, once.
@@ -207,8 +257,9 @@ class MonaiEncoder:
         seconds = {"resample": prepared - start, "encode": time.perf_counter() - prepared}
         places = tuple(features.shape[1:])
         weights = body_fraction(body[window], self._lattice, places)
-        layer, finer = features[: self._channels], features[self._channels :]
-        return FeatureMap(layer, finer, weights, grid, body, self._lattice, seconds)
+        layer, beside = features[: self._channels], features[self._channels :]
+        finer, scores = beside[: self._finer], self._network.scores(beside[self._finer :])
+        return FeatureMap(layer, finer, weights, grid, body, self._lattice, scores, seconds)
 
     def _features(self, image: NDArray[np.float32]) -> Tensor:
         """Run the network over an image (Z, X, Y): features (C, z, x, y), float32 on the CPU."""

@@ -32,6 +32,8 @@ class FeatureMap:
         The volume as the network saw it, and where in it the patient is.
     lattice : Lattice
         Where the features lie in the grid.
+    scores : (K, z', x', y') float32
+        Logits of findings at the places of the network's first layer; K may be 0.
     """
 
     features: Tensor
@@ -40,6 +42,7 @@ class FeatureMap:
     grid: PatientGrid
     body: NDArray[np.bool_]
     lattice: Lattice
+    scores: Tensor
     seconds: dict[str, float]
 
     @property

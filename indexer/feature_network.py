@@ -6,6 +6,7 @@ from torch.nn import functional
 
 from indexer.bundle import Sizes3
 from indexer.chunks import Lattice
+from indexer.scorer import Scorer, unfolded
 
 
 class FeatureNetwork(nn.Module):
@@ -23,25 +24,61 @@ class FeatureNetwork(nn.Module):
         F, of the finer layer: its features averaged over, then their greatest around, each place of the lattice.
     memory_format : torch.memory_format
         In which its weights are quickest.
+    fine_lattice : Lattice
+        Where the features of its first layer lie.
+    fine_channels : tuple of int
+        Features of its first and second layer; (0, 0) for a network that cannot show them.
+    scorer : Scorer or None
+        What looks for findings in these; its scores, folded, are channels of the output behind all others.
     """
 
     lattice: Lattice
     channels: int
     finer_channels: int = 0
     memory_format: torch.memory_format = torch.channels_last_3d
+    fine_lattice: Lattice
+    fine_channels: tuple[int, int] = (0, 0)
+    scorer: Scorer | None
 
     def __init__(self, axes: str) -> None:
         super().__init__()
-        self.axes = axes
+        self.axes, self.scorer = axes, None
         self._inwards = (0, 1, *(2 + "zxy".index(axis) for axis in axes))
         self._outwards = (0, 1, *(2 + axes.index(axis) for axis in "zxy"))
 
     def forward(self, image: Tensor) -> Tensor:
         """Features of an image; see the class."""
+        return self._cut(self._features(self._turned(image)), image, self.lattice)
+
+    def fine(self, image: Tensor) -> Tensor:
+        """Features of the first two layers at the places of the first, as a scorer sees: (B, C1 + C2, z, x, y)."""
+        return self._cut(self._fine(self._turned(image)).float(), image, self.fine_lattice)
+
+    def _turned(self, image: Tensor) -> Tensor:
         padded = functional.pad(image, self._least_padding(image))
-        turned = padded.permute(self._inwards).contiguous(memory_format=torch.channels_last_3d)
-        count = [-(-n // step) for n, step in zip(image.shape[2:], self.lattice.stride, strict=True)]
-        return self._features(turned).permute(self._outwards)[:, :, : count[0], : count[1], : count[2]]
+        return padded.permute(self._inwards).contiguous(memory_format=torch.channels_last_3d)
+
+    def _cut(self, features: Tensor, image: Tensor, lattice: Lattice) -> Tensor:
+        count = [-(-n // step) for n, step in zip(image.shape[2:], lattice.stride, strict=True)]
+        return features.permute(self._outwards)[:, :, : count[0], : count[1], : count[2]]
+
+    def scores(self, channels: Tensor) -> Tensor:
+        """Unfold the scores of one image: (K r r r, z, x, y), the output's last channels, to (K, z', x', y').
+
+        Places beyond the image have the score `indexer.scorer.NOWHERE`.
+        """
+        if not len(channels):
+            return channels
+        turned = channels.permute(0, *(one - 1 for one in self._inwards[2:]))
+        apart = unfolded(turned, self.turned(self.score_ratio))
+        return apart.permute(0, *(one - 1 for one in self._outwards[2:]))
+
+    @property
+    def score_ratio(self) -> Sizes3:
+        """Places of the first layer for each of the lattice, along z, x, y."""
+        steps = zip(self.lattice.stride, self.fine_lattice.stride, strict=True)
+        z, x, y = (coarse // fine for coarse, fine in steps)
+        return z, x, y
 
     def _least_padding(self, image: Tensor) -> list[int]:
         """Zeros after the last voxel that make two features of any image, from the last axis to the first.
@@ -52,6 +89,9 @@ class FeatureNetwork(nn.Module):
         return [n for length, step in reversed(list(lengths)) for n in (0, max(0, step + 1 - length))]
 
     def _features(self, image: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def _fine(self, image: Tensor) -> Tensor:
         raise NotImplementedError
 
     def turned(self, sizes: Sizes3) -> Sizes3:

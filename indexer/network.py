@@ -1,6 +1,7 @@
 """The MONAI network of a bundle: built, loaded, folded for inference, run up to the layer that is pooled."""
 
 import importlib.util
+from collections.abc import Mapping
 from functools import partial
 
 import torch
@@ -11,12 +12,18 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from config.errors import ConfigError
 from indexer.bundle import LAYERS, Bundle, EfficientNetSpec, ResNetSpec, SwinSpec
 from indexer.chunks import Lattice
+from indexer.compartments import Kind
 from indexer.feature_network import FeatureNetwork
 from indexer.monai_networks import ResNet, ResNetBlock, ResNetBottleneck, SwinTransformer
+from indexer.scored import ScoredKind
+from indexer.scorer import Scorer, between, folded
 from indexer.slicewise import SliceFeatures, build_efficientnet
 from indexer.weights import load_whole
 
 __all__ = ["FeatureNetwork", "ResNetFeatures", "SwinFeatures", "load_network"]
+
+_SCORED_LAYERS = 2
+"""Findings are scored from the first two layers, before the one that is pooled."""
 
 
 class ResNetFeatures(FeatureNetwork):
@@ -33,6 +40,9 @@ class ResNetFeatures(FeatureNetwork):
         self.lattice = Lattice(self._in_patient_axes(spec.stride(layer)), (0.0, 0.0, 0.0))
         expansion = 4 if spec.block == "bottleneck" else 1
         self.channels = spec.planes[len(wanted) - 1] * expansion
+        self.fine_lattice = Lattice(self._in_patient_axes(spec.stride("layer1")), (0.0, 0.0, 0.0))
+        if len(wanted) > _SCORED_LAYERS:
+            self.fine_channels = spec.planes[0] * expansion, spec.planes[1] * expansion
         self._finer = 0
         if finer:
             self._finer = wanted.index(finer) + 1
@@ -41,11 +51,23 @@ class ResNetFeatures(FeatureNetwork):
             self._ratio = tuple(coarse // fine for coarse, fine in steps)
 
     def _features(self, image: Tensor) -> Tensor:
-        features: Tensor = self.layers[: self._finer](self.stem(image))
-        if not self._finer:
-            whole: Tensor = self.layers(features)
-            return whole
-        return torch.cat([self.layers[self._finer :](features), *self._onto_lattice(features)], dim=1)
+        features: Tensor = self.stem(image)
+        beside, first, scores = list[Tensor](), features, None
+        for number, layer in enumerate(self.layers, start=1):
+            features = layer(features)
+            if number == self._finer:
+                beside += self._onto_lattice(features)
+            if self.scorer is not None and number == 1:
+                first = features
+            elif self.scorer is not None and number == _SCORED_LAYERS:
+                scores = self.scorer(first, features, between)
+        if scores is not None:
+            beside.append(folded(scores, features, self.turned(self.score_ratio)))
+        return torch.cat([features, *beside], dim=1) if beside else features
+
+    def _fine(self, image: Tensor) -> Tensor:
+        first = self.layers[0](self.stem(image))
+        return torch.cat([first, between(self.layers[1](first), first)], dim=1)
 
     def _onto_lattice(self, finer: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and greatest of a finer layer's features around each place of the lattice, on which they centre.
@@ -81,11 +103,16 @@ class SwinFeatures(FeatureNetwork):
         return features
 
 
-def load_network(bundle: Bundle) -> FeatureNetwork:
+def load_network(bundle: Bundle, scored: Mapping[Kind, ScoredKind] | None = None) -> FeatureNetwork:
     """Build a bundle's network in float32 on the CPU, load its weights whole, and fold it for inference.
 
     Batch normalisation is folded into the convolutions, and a first layer that expects several equal channels gets
     one channel, their sum: the same function, up to rounding.
+
+    Parameters
+    ----------
+    scored : mapping of Kind to ScoredKind, optional
+        What the network scores findings of each compartment with, in this order.
 
     Raises
     ------
@@ -110,7 +137,16 @@ def load_network(bundle: Bundle) -> FeatureNetwork:
         features = SliceFeatures(network, spec, bundle.pooling.layer)
     else:
         features = SwinFeatures(network, spec, bundle.pooling.layer)
+    if scored:
+        _demand_channels(bundle, features.fine_channels, scored)
+        features.scorer = Scorer(list(scored.values()))
     return features.eval()
+
+
+def _demand_channels(bundle: Bundle, channels: tuple[int, int], scored: Mapping[Kind, ScoredKind]) -> None:
+    for kind, one in scored.items():
+        if (len(one.first), len(one.second)) != channels:
+            raise ConfigError([f"bundle {bundle.name}: findings of {kind} are not for this network: fit them anew"])
 
 
 def _build(spec: ResNetSpec | SwinSpec | EfficientNetSpec) -> nn.Module:

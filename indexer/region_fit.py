@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from indexer.insertion.findings import CLEAN
 from indexer.regions import PLAIN_DIM, Region, Rows, pool_scores
+from indexer.ridge import Sums
 
 COMMON_DIRECTIONS = 96
 """In which clean cells vary most; the others are left as they are."""
@@ -81,52 +82,6 @@ def _ordinary(standard: Rows) -> tuple[Rows, Rows]:
     return directions[:, kept].astype(np.float32), damping.astype(np.float32)
 
 
-@dataclass(frozen=True, eq=False)
-class _Sums:
-    """What a ridge regression needs of weighted rows; those of patients add up.
-
-    Attributes
-    ----------
-    square, cross : (F, F) and (F, T) float32
-        Products of features with each other and with targets.
-    rows, targets : (F,) and (T,) float32
-    """
-
-    square: Rows
-    cross: Rows
-    rows: Rows
-    targets: Rows
-    weight: float
-
-    @classmethod
-    def of(cls, rows: Rows, targets: Rows, weights: Rows) -> "_Sums":
-        weighted = rows * weights[:, None]
-        return cls(
-            square=np.asarray(weighted.T @ rows, dtype=np.float32),
-            cross=np.asarray(weighted.T @ targets, dtype=np.float32),
-            rows=weighted.sum(axis=0),
-            targets=np.asarray(weights @ targets, dtype=np.float32),
-            weight=float(weights.sum()),
-        )
-
-    def __add__(self, other: "_Sums") -> "_Sums":
-        return _Sums(
-            square=self.square + other.square,
-            cross=self.cross + other.cross,
-            rows=self.rows + other.rows,
-            targets=self.targets + other.targets,
-            weight=self.weight + other.weight,
-        )
-
-    def ridge(self, strength: float) -> tuple[Rows, Rows]:
-        """Regress targets on features: matrix (F, T) and offset (T,)."""
-        rows, targets = self.rows / self.weight, self.targets / self.weight
-        square = (self.square / self.weight).astype(np.float64) - np.outer(rows, rows)
-        square[np.diag_indices_from(square)] += strength * np.trace(square) / len(square)
-        matrix = np.linalg.solve(square, self.cross / self.weight - np.outer(rows, targets))
-        return matrix.astype(np.float32), (targets - rows @ matrix).astype(np.float32)
-
-
 def _trained(plain: Region, examples: Sequence[Example], names: Sequence[str]) -> tuple[Rows, ...]:
     """Cells' scores, and directions of the pooled scores of slabs that the cells' scores were not fitted to."""
     patients = sorted({one.patient for one in examples})
@@ -146,11 +101,11 @@ def _trained(plain: Region, examples: Sequence[Example], names: Sequence[str]) -
     codes = np.array([sorted(set(shown)).index(name) for name in shown])
     weights = (1.0 / np.bincount(codes)[codes]).astype(np.float32)
     targets = np.eye(codes.max() + 1, dtype=np.float32)[codes]
-    trained, _ = _Sums.of((rows - mean) / scale, targets, weights).ridge(_SLAB_RIDGE)
+    trained, _ = Sums.of((rows - mean) / scale, targets, weights).ridge(_SLAB_RIDGE)
     return cells, offset, mean, scale, trained
 
 
-def _cell_sums(plain: Region, examples: Sequence[Example], names: Sequence[str]) -> _Sums:
+def _cell_sums(plain: Region, examples: Sequence[Example], names: Sequence[str]) -> Sums:
     """Sum up one patient's cells; those that show a finding weigh the same together, whichever it is."""
     rows, codes = [], []
     for one in examples:
@@ -161,7 +116,7 @@ def _cell_sums(plain: Region, examples: Sequence[Example], names: Sequence[str])
     counts = np.maximum(np.bincount(code, minlength=len(names) + 1), _FEW_CELLS)
     weights = np.where(code == _NO_FINDING, _CLEAN_WEIGHT, 1.0) / counts[code]
     targets = np.eye(len(names) + 1, dtype=np.float32)[code][:, 1:]
-    return _Sums.of(np.concatenate(rows), targets, weights.astype(np.float32))
+    return Sums.of(np.concatenate(rows), targets, weights.astype(np.float32))
 
 
 def _taught(one: Example, names: Sequence[str]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:

@@ -1,18 +1,17 @@
 """Embeddings of compartments: from the cells of the same feature map, weighted by how unusual they are."""
 
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
 from config.errors import ConfigError
+from indexer import kind_files
 from indexer.bundle import EMBEDDING_DIM
-from indexer.compartments import OF_MODALITY, Kind
+from indexer.compartments import Kind
 from indexer.projection import orthonormal
 
 Rows = NDArray[np.float32]
@@ -31,7 +30,6 @@ _GREATEST = (1, 3, 8, 20)
 """Each finding's greatest scores are averaged over so many cells: how much of the compartment it takes."""
 _SEED = 7
 _FULL_SHARE_PERCENTILE = 90
-_KINDS = frozenset(kind for kinds in OF_MODALITY.values() for kind in kinds)
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,15 +114,7 @@ def pool_scores(scores: Rows, shares: Rows) -> Rows:
 
 def save(path: Path, regions: Mapping[Kind, Region]) -> None:
     """Write what every kind is embedded with to one file, matrices as float16."""
-    arrays: dict[str, NDArray[np.generic]] = {}
-    for kind, one in sorted(regions.items()):
-        for part in fields(Region):
-            values = getattr(one, part.name)
-            arrays[f"{kind}.{part.name}"] = values.astype(np.float16 if values.ndim == 2 else np.float32)
-    unfinished = path.with_name(f"{path.name}.part")
-    with unfinished.open("wb") as file:  # numpy would append a suffix to a path that has none
-        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # its stub takes them for `allow_pickle`
-    unfinished.replace(path)
+    kind_files.save(path, regions)
 
 
 def load(path: Path, features: int) -> dict[str, Region]:
@@ -135,16 +125,8 @@ def load(path: Path, features: int) -> dict[str, Region]:
     ConfigError
         The file is missing or damaged, or made for another number of features.
     """
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            kinds = sorted({name.split(".")[0] for name in arrays})
-            names = [part.name for part in fields(Region)]
-            found = {kind: Region(*(arrays[f"{kind}.{n}"].astype(np.float32) for n in names)) for kind in kinds}
-    except (OSError, KeyError, ValueError, EOFError, BadZipFile, zlib.error) as error:
-        raise ConfigError([f"regions {path}: cannot be read: {error}"]) from error
+    found = kind_files.load(path, Region, "regions")
     for kind, one in found.items():
-        if kind not in _KINDS:
-            raise ConfigError([f"regions {path}: expected kinds of {', '.join(sorted(_KINDS))}, got {kind}"])
         _check(path, kind, one, features)
     return found
 
@@ -157,7 +139,7 @@ def _check(path: Path, kind: str, one: Region, features: int) -> None:
     parts = [getattr(one, part.name) for part in fields(Region)]
     if [part.shape for part in parts] != expected or told > EMBEDDING_DIM - PLAIN_DIM:
         raise ConfigError([f"regions {path}: {kind} is not for {features} features: fit it anew"])
-    if not all(np.isfinite(part).all() for part in parts) or one.scale.min() <= 0:
+    if one.scale.min() <= 0:
         raise ConfigError([f"regions {path}: {kind} holds values that are no embedding's"])
 
 

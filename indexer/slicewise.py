@@ -1,5 +1,7 @@
 """A two-dimensional network run slice by slice: features of axial slices, in the same frame as those of volumes."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -9,9 +11,12 @@ from indexer.bundle import LAYERS, EfficientNetSpec
 from indexer.chunks import Lattice
 from indexer.feature_network import FeatureNetwork
 from indexer.monai_networks import EfficientNet
+from indexer.scorer import folded, repeated
 
 _COARSEST = 32
 """Sides of a slice are made a multiple of this: MONAI pads as for the image size that it was built with."""
+_FIRST = 4
+"""Pixels each way that a feature of the first layer stands for."""
 _SLICES = 16
 """Slices of one pass: bounds the memory."""
 
@@ -46,21 +51,47 @@ class SliceFeatures(FeatureNetwork):
         self.blocks = _until(network, spec, side)
         self.channels = int(network._blocks_args[len(self.blocks) - 1].output_filters)
         self.lattice = Lattice((1, side, side), (0.0, (side - 1) / 2, (side - 1) / 2))
+        self.fine_lattice = Lattice((1, _FIRST, _FIRST), (0.0, (_FIRST - 1) / 2, (_FIRST - 1) / 2))
+        self._ends = tuple(len(_until(network, spec, of)) for of in (_FIRST, 2 * _FIRST))
+        if self._ends[1] < len(self.blocks):
+            first, second = (int(network._blocks_args[end - 1].output_filters) for end in self._ends)
+            self.fine_channels = first, second
         self._mean, self._deviation, self._channels_in = spec.mean, spec.deviation, spec.input_channels
 
     def _features(self, image: Tensor) -> Tensor:
+        whole, *scores = self._by_slices(image, self._of_slices)
+        if scores:
+            whole = torch.cat([whole, folded(scores[0], whole, self.score_ratio)], dim=1)
+        return whole
+
+    def _fine(self, image: Tensor) -> Tensor:
+        (both,) = self._by_slices(image, self._fine_of_slices)
+        return both
+
+    def _by_slices(self, image: Tensor, see: Callable[[Tensor], tuple[Tensor, ...]]) -> list[Tensor]:
+        """Apply a function of pictures (N, C, Y, X) to all axial slices: each of its results (B, C, Z, x, y)."""
         x, y = image.shape[3:]
         filled = functional.pad(image[:, 0], (0, -y % _COARSEST, 0, -x % _COARSEST))
         slices = ((filled - self._mean) / self._deviation).flatten(0, 1).transpose(1, 2).flip(1)
-        parts = [self._of_slices(part) for part in torch.split(slices, _SLICES)]
-        features = torch.cat(parts).flip(2).transpose(2, 3)  # (B Z, C, x, y)
-        return features.reshape(image.shape[0], -1, *features.shape[1:]).transpose(1, 2)
+        pictures = slices[:, None].expand(-1, self._channels_in, -1, -1)
+        parts = [see(part.contiguous(memory_format=self.memory_format)) for part in torch.split(pictures, _SLICES)]
+        joined = [torch.cat(part).flip(2).transpose(2, 3) for part in zip(*parts, strict=True)]  # (B Z, C, x, y)
+        return [one.reshape(image.shape[0], -1, *one.shape[1:]).transpose(1, 2) for one in joined]
 
-    def _of_slices(self, slices: Tensor) -> Tensor:
-        """Features (N, C, y, x) of slices (N, Y, X)."""
-        image = slices[:, None].expand(-1, self._channels_in, -1, -1).contiguous(memory_format=self.memory_format)
-        features: Tensor = self.blocks(self.stem(image))
-        return features
+    def _of_slices(self, pictures: Tensor) -> tuple[Tensor, ...]:
+        """Features (N, C, y, x), and scores if there is a scorer."""
+        first, second = self._first_two(pictures)
+        features: Tensor = self.blocks[self._ends[1] :](second)
+        return (features, self.scorer(first, second, repeated)) if self.scorer is not None else (features,)
+
+    def _fine_of_slices(self, pictures: Tensor) -> tuple[Tensor]:
+        first, second = self._first_two(pictures)
+        return (torch.cat([first, repeated(second, first)], dim=1),)
+
+    def _first_two(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        """Features of the first two layers, at most up to the last block."""
+        first = self.blocks[: self._ends[0]](self.stem(pictures))
+        return first, self.blocks[self._ends[0] : self._ends[1]](first)
 
 
 def _until(network: EfficientNet, spec: EfficientNetSpec, side: int) -> nn.Sequential:

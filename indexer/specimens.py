@@ -20,6 +20,8 @@ from indexer.insertion.styles import TESTING, TRAINING, Style
 from indexer.region_fit import Example
 from indexer.regions import LEAST_SHARE
 from indexer.resample import PatientGrid, resample
+from indexer.scored import SCORED, SHOWN
+from indexer.scored_fit import FineExample
 from indexer.volume import Volume
 
 Role = Literal["clean", "training", "testing"]
@@ -50,6 +52,8 @@ class Specimen:
         Features pooled over the body, as the embedding of the whole is made of.
     histogram : (64,) float32
         Of the body's intensities, square roots of shares.
+    fine : FineExample or None
+        Places of the network's first layer; None for a compartment that is not embedded by scores.
     """
 
     role: Role
@@ -60,6 +64,7 @@ class Specimen:
     places: NDArray[np.int64]
     whole: NDArray[np.float32]
     histogram: NDArray[np.float32]
+    fine: FineExample | None
 
     @property
     def in_gallery(self) -> bool:
@@ -179,6 +184,7 @@ class _Bench:
         cells = np.moveaxis(_cells(seen), 0, -1)[at]
         inserted = {name: self._share(seen, one > _SHOWN, slab.span)[at] for name, one in shares.items()}
         label = finding.label(size_mm) if finding else ("" if shares else CLEAN)
+        fine = self._fine(grid, seen.body, masks[self._kind], slab.span, label, shares)
         return Specimen(
             role=role,
             slab=place,
@@ -188,13 +194,33 @@ class _Bench:
             places=places,
             whole=pool(seen.features, self._share(seen, seen.body, slab.span)),
             histogram=_histogram(grid.voxels[slab.span][seen.body[slab.span]]),
+            fine=fine if label or fine is None else fine.teaching(),
         )
 
     def _share(self, seen: FeatureMap, mask: Mask, span: slice) -> NDArray[np.float32]:
-        within = np.zeros_like(mask)
-        within[span] = mask[span]
-        cut = np.ascontiguousarray(within[around(seen.body)])
+        cut = _cut(mask, span, seen.body)
         return body_fraction(cut, self._encoder.lattice, tuple(seen.features.shape[1:]))
+
+    def _fine(
+        self,
+        grid: PatientGrid,
+        body: Mask,
+        mask: Mask,
+        span: slice,
+        label: str,
+        shares: dict[str, NDArray[np.float32]],
+    ) -> FineExample | None:
+        if self._kind not in SCORED:
+            return None
+        features = self._encoder.fine(grid, body)
+        places, lattice = features.shape[1:], self._encoder.fine_lattice
+        at = body_fraction(_cut(mask, span, body), lattice, places) > SHOWN
+        rows = features[:, at].T.astype(np.float16)
+        first, second = np.split(rows, [self._encoder.fine_channels[0]], axis=1)
+        findings = {
+            name: body_fraction(_cut(one > _SHOWN, span, body), lattice, places)[at] for name, one in shares.items()
+        }
+        return FineExample(self._patient, first, second, label, findings)
 
     def _inserted(
         self,
@@ -212,6 +238,13 @@ class _Bench:
         except NoPlace:
             return None
         return found.grid, found.share
+
+
+def _cut(mask: Mask, span: slice, body: Mask) -> Mask:
+    """A mask within a span along z, cut to the body in-plane as the encoder cuts."""
+    within = np.zeros_like(mask)
+    within[span] = mask[span]
+    return np.ascontiguousarray(within[around(body)])
 
 
 def _cells(seen: FeatureMap) -> NDArray[np.float32]:

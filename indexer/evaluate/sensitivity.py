@@ -31,6 +31,8 @@ from indexer.evaluate.similarity import Rows
 from indexer.evaluate.subjects import subjects_below
 from indexer.region_fit import fit_region
 from indexer.regions import Region
+from indexer.scored import SCORED, ScoredKind
+from indexer.scored_fit import fit_scored
 from indexer.specimens import Role, Specimen, specimens_of
 from indexer.volume import load_volume, plan_series
 
@@ -144,7 +146,7 @@ class _Trial:
         mean, scale = self._whole(query.example.patient)
         found = self._found(query)
         ways: dict[str, Callable[[Specimen], Rows]] = {
-            TRAINED: lambda one: _embedded(region, one),
+            TRAINED: self._trained(query.example.patient),
             PLAIN: lambda one: _plainly(region, one),
             WHOLE: lambda one: np.clip((one.whole - mean) / scale, -5.0, 5.0),
             HISTOGRAM: lambda one: one.histogram,
@@ -159,9 +161,23 @@ class _Trial:
             size[way] = _precision(near, same_size)
         return finding, size
 
+    def _trained(self, patient: str) -> Callable[[Specimen], Rows]:
+        """How a compartment is embedded by what was fitted without a patient."""
+        if self._kind in SCORED:
+            scored = self._scored(patient)
+            return lambda one: _by_scores(scored, one)
+        region = self._region(patient)
+        return lambda one: _embedded(region, one)
+
+    @lru_cache(maxsize=64)  # noqa: B019 - lives as long as the trial does
+    def _scored(self, patient: str) -> ScoredKind:
+        others = [one.fine for one in self._training if one.fine is not None and one.fine.patient != patient]
+        return fit_scored(others)
+
     @lru_cache(maxsize=64)  # noqa: B019 - lives as long as the trial does
     def _region(self, patient: str) -> Region:
-        return fit_region([one.example for one in self._training if one.example.patient != patient])
+        others = [one.example for one in self._training if one.example.patient != patient]
+        return fit_region([one for one in others if not (one.findings and self._kind in SCORED)])
 
     def _whole(self, patient: str) -> tuple[Rows, Rows]:
         others = [one.whole for one in self._training if one.role == "clean" and one.example.patient != patient]
@@ -175,10 +191,27 @@ class _Trial:
         shares: dict[str, list[bool]] = {}
         names = sorted({name for one in self._training for name in one.example.findings})
         for query in (row.query for row in rows if row.same_finding[TRAINED][0] == 1):
-            region, name = self._region(query.example.patient), query.finding.name if query.finding else ""
-            scores = region.scores(region.standard(query.example.features))[:, names.index(name)]
-            shares.setdefault(name, []).append(bool(query.example.findings[name][scores.argmax()] > 0))
+            name = query.finding.name if query.finding else ""
+            if query.fine is not None:
+                scores = _scores(self._scored(query.example.patient), query)[:, names.index(name)]
+                shown = query.fine.findings[name][scores.argmax()]
+            else:
+                region = self._region(query.example.patient)
+                scores = region.scores(region.standard(query.example.features))[:, names.index(name)]
+                shown = query.example.findings[name][scores.argmax()]
+            shares.setdefault(name, []).append(bool(shown > 0))
         return {name: float(np.mean(values)) for name, values in shares.items()}
+
+
+@lru_cache(maxsize=4096)
+def _by_scores(scored: ScoredKind, one: Specimen) -> Rows:
+    return scored(_scores(scored, one))
+
+
+def _scores(scored: ScoredKind, one: Specimen) -> Rows:
+    if one.fine is None:
+        raise TypeError("expected a specimen with fine places")
+    return scored.scores(one.fine.first.astype(np.float32), one.fine.second.astype(np.float32))
 
 
 @lru_cache(maxsize=4096)
