@@ -258,7 +258,7 @@ class MonaiEncoder:
         places = tuple(features.shape[1:])
         weights = body_fraction(body[window], self._lattice, places)
         layer, beside = features[: self._channels], features[self._channels :]
-        finer, scores = beside[: self._finer], self._network.scores(beside[self._finer :])
+        finer, scores = beside[: self._finer], self._network.scores(beside[self._finer :], image.shape)
         return FeatureMap(layer, finer, weights, grid, body, self._lattice, scores, seconds)
 
     def _features(self, image: NDArray[np.float32]) -> Tensor:

@@ -62,16 +62,14 @@ class FeatureNetwork(nn.Module):
         count = [-(-n // step) for n, step in zip(image.shape[2:], lattice.stride, strict=True)]
         return features.permute(self._outwards)[:, :, : count[0], : count[1], : count[2]]
 
-    def scores(self, channels: Tensor) -> Tensor:
-        """Unfold the scores of one image: (K r r r, z, x, y), the output's last channels, to (K, z', x', y').
-
-        Places beyond the image have the score `indexer.scorer.NOWHERE`.
-        """
+    def scores(self, channels: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """Unfold the last channels (K r r r, z, x, y), scores of an image of `shape` voxels: (K, z', x', y')."""
         if not len(channels):
             return channels
+        z, x, y = (-(-n // step) for n, step in zip(shape, self.fine_lattice.stride, strict=True))
         turned = channels.permute(0, *(one - 1 for one in self._inwards[2:]))
         apart = unfolded(turned, self.turned(self.score_ratio))
-        return apart.permute(0, *(one - 1 for one in self._outwards[2:]))
+        return apart.permute(0, *(one - 1 for one in self._outwards[2:]))[:, :z, :x, :y]
 
     @property
     def score_ratio(self) -> Sizes3:

@@ -16,7 +16,7 @@ from indexer.compartments import Kind
 from indexer.feature_network import FeatureNetwork
 from indexer.monai_networks import ResNet, ResNetBlock, ResNetBottleneck, SwinTransformer
 from indexer.scored import ScoredKind
-from indexer.scorer import Scorer, between, folded
+from indexer.scorer import Scorer, between, folded, joined
 from indexer.slicewise import SliceFeatures, build_efficientnet
 from indexer.weights import load_whole
 
@@ -67,7 +67,7 @@ class ResNetFeatures(FeatureNetwork):
 
     def _fine(self, image: Tensor) -> Tensor:
         first = self.layers[0](self.stem(image))
-        return torch.cat([first, between(self.layers[1](first), first)], dim=1)
+        return joined(first, self.layers[1](first), between)
 
     def _onto_lattice(self, finer: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and greatest of a finer layer's features around each place of the lattice, on which they centre.

@@ -65,7 +65,7 @@ class ScoredKind:
         return np.asarray(few @ self.last + self.last_offset, dtype=np.float32)
 
     def __call__(self, scores: Rows) -> Rows:
-        """Embed a compartment of one chunk as a unit vector (256,).
+        """Embed a compartment of one chunk as a unit vector (256,), its last T dimensions.
 
         Parameters
         ----------
@@ -73,7 +73,7 @@ class ScoredKind:
             Logits at its places.
         """
         vector = (pool_logits(scores) - self.score_mean) / self.score_scale @ self.told + self.told_offset
-        filled = np.pad(vector, (0, EMBEDDING_DIM - len(vector)))
+        filled = np.pad(vector, (EMBEDDING_DIM - len(vector), 0))
         return np.asarray(filled / max(float(np.linalg.norm(filled)), 1e-12), dtype=np.float32)
 
 

@@ -1,6 +1,7 @@
 """Fitting what a compartment's places are scored with, and what of pooled scores tells findings apart."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -109,7 +110,7 @@ def _perceptron(examples: Sequence[FineExample], names: Sequence[str]) -> Scored
     own = [_Places.of([one for one in examples if one.patient == who], names) for who in patients]
     some = torch.cat([one.features[::20] for one in own]).float()
     mean, scale = some.mean(dim=0), some.std(dim=0) + 1e-3
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), _one_thread():
         torch.manual_seed(_SEED)
         network = _trained(own, mean, scale, len(names))
     first, hidden, last = (one for one in network if isinstance(one, nn.Linear))
@@ -130,6 +131,17 @@ def _perceptron(examples: Sequence[FineExample], names: Sequence[str]) -> Scored
         told=empty[None],
         told_offset=empty,
     )
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Compute on one core: the matrices are so small that threads would mostly wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _trained(own: Sequence[_Places], mean: Tensor, scale: Tensor, findings: int) -> nn.Sequential:

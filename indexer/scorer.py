@@ -13,7 +13,7 @@ from indexer.scored import ScoredKind
 NOWHERE = -30.0
 """Score of places beyond the image."""
 Onto = Callable[[Tensor, Tensor], Tensor]
-"""Brings features (B, C, ...) of the second layer to the places of the first, whose features say which they are."""
+"""Brings features (B, ..., C) of the second layer to the places of the first, whose features say which they are."""
 
 
 class Scorer(nn.Module):
@@ -30,7 +30,14 @@ class Scorer(nn.Module):
 
     def forward(self, first: Tensor, second: Tensor, onto: Onto) -> Tensor:
         """Score features (B, C1, ...) and (B, C2, ...) of both layers: (B, K, ...) at the places of the first."""
-        return torch.cat([one(first, second, onto) for one in self.kinds], dim=1)
+        here, around = first.movedim(1, -1), second.movedim(1, -1)
+        return torch.cat([one(here, around, onto) for one in self.kinds], dim=-1).movedim(-1, 1)
+
+
+def joined(first: Tensor, second: Tensor, onto: Onto) -> Tensor:
+    """Features of both layers (B, C1 + C2, ...) at the places of the first."""
+    here = first.movedim(1, -1)
+    return torch.cat([here, onto(second.movedim(1, -1), here)], dim=-1).movedim(-1, 1)
 
 
 class _Perceptron(nn.Module):
@@ -40,14 +47,10 @@ class _Perceptron(nn.Module):
         self.hidden, self.last = _linear(kind.hidden, kind.hidden_offset), _linear(kind.last, kind.last_offset)
 
     def forward(self, first: Tensor, second: Tensor, onto: Onto) -> Tensor:
-        seen = torch.relu(_at(self.first, first) + onto(_at(self.second, second), first))
-        return _at(self.last, torch.relu(_at(self.hidden, seen)))
-
-
-def _at(layer: nn.Module, features: Tensor) -> Tensor:
-    """Apply a linear layer at every place of features (B, C, ...)."""
-    found: Tensor = layer(features.movedim(1, -1))
-    return found.movedim(-1, 1)
+        here: Tensor = self.first(first)
+        seen = torch.relu_(onto(self.second(second), here).add_(here))
+        found: Tensor = self.last(torch.relu_(self.hidden(seen)))
+        return found
 
 
 def _linear(matrix: NDArray[np.float32], offset: NDArray[np.float32] | None) -> nn.Linear:
@@ -60,19 +63,23 @@ def _linear(matrix: NDArray[np.float32], offset: NDArray[np.float32] | None) -> 
 
 
 def between(features: Tensor, first: Tensor) -> Tensor:
-    """Interpolate features (B, C, a, b, c) of a layer onto one of twice its resolution, both centred on voxel 0."""
-    ends = [end for _ in range(3) for end in (0, 1)]
-    finer = functional.interpolate(functional.pad(features, ends, mode="replicate"), scale_factor=2, mode="nearest")
-    for axis in (2, 3, 4):
-        length = first.shape[axis]
-        finer = (finer.narrow(axis, 0, length) + finer.narrow(axis, 1, length)) / 2
-    return finer
+    """Interpolate features (B, a, b, c, C) of a layer onto one of twice its resolution, both centred on voxel 0."""
+    for axis in (1, 2, 3):
+        length = features.shape[axis]
+        following = torch.cat(
+            [features.narrow(axis, 1, length - 1), features.narrow(axis, length - 1, 1)], dim=axis
+        )
+        pairs = torch.stack([features, (features + following) / 2], dim=axis + 1)
+        features = pairs.flatten(axis, axis + 1).narrow(axis, 0, first.shape[axis])
+    return features
 
 
 def repeated(features: Tensor, first: Tensor) -> Tensor:
-    """Repeat features (N, C, y, x) of a layer whose places tile those of one of twice its resolution."""
-    finer = functional.interpolate(features, scale_factor=2, mode="nearest")
-    return finer[:, :, : first.shape[2], : first.shape[3]]
+    """Repeat features (N, y, x, C) of a layer whose places tile those of one of twice its resolution."""
+    for axis in (1, 2):
+        twice = torch.stack([features, features], dim=axis + 1)
+        features = twice.flatten(axis, axis + 1).narrow(axis, 0, first.shape[axis])
+    return features
 
 
 def folded(scores: Tensor, coarse: Tensor, ratio: tuple[int, int, int]) -> Tensor:

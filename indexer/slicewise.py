@@ -11,7 +11,7 @@ from indexer.bundle import LAYERS, EfficientNetSpec
 from indexer.chunks import Lattice
 from indexer.feature_network import FeatureNetwork
 from indexer.monai_networks import EfficientNet
-from indexer.scorer import folded, repeated
+from indexer.scorer import folded, joined, repeated
 
 _COARSEST = 32
 """Sides of a slice are made a multiple of this: MONAI pads as for the image size that it was built with."""
@@ -86,7 +86,7 @@ class SliceFeatures(FeatureNetwork):
 
     def _fine_of_slices(self, pictures: Tensor) -> tuple[Tensor]:
         first, second = self._first_two(pictures)
-        return (torch.cat([first, repeated(second, first)], dim=1),)
+        return (joined(first, second, repeated),)
 
     def _first_two(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
         """Features of the first two layers, at most up to the last block."""

@@ -30,7 +30,7 @@ from indexer.catalog.engine import BLOCK, JOURNAL_LOCK, blocks, lock, one_of, re
 from indexer.catalog.journal import get_meta, set_meta
 from indexer.catalog.progress import LeasedSeries, end_lease, waiting_for
 from indexer.catalog.schema import chunk, embedding, indexing, series, study
-from indexer.catalog.sequences import GLOBAL, PART, EmbeddingSequence
+from indexer.catalog.sequences import GLOBAL, PART_WEIGHTS, EmbeddingSequence
 from indexer.catalog.states import SeriesState
 from indexer.catalog.vector_values import VectorValues, is_plain
 from indexer.sealing import Vault
@@ -273,16 +273,17 @@ class Embeddings:
     def _sequences(
         self, keys: Sequence[NDArray[np.int64]], values: Sequence[bytes]
     ) -> dict[int, EmbeddingSequence]:
-        """Sequences from series, volume, position, chunk, and whether it is a part, of each embedding."""
+        """Sequences from series, volume, position, chunk, and which part it is (0 the whole), of each embedding."""
         if not values:
             return {}
         vectors = self._values.all(values)
         series_pk, volume, position, chunk_pk, of_part = keys
         is_part = of_part.astype(np.bool_)
-        order = np.lexsort((is_part, chunk_pk, position, volume, series_pk))
+        order = np.lexsort((of_part, chunk_pk, position, volume, series_pk))
         whole = order[~is_part[order]]
         row_of_part = np.full(len(values), -1)
-        # A chunk's part follows its whole.
+        weights = _WEIGHTS[of_part]
+        # A chunk's part, the first that it has, follows its whole.
         row_of_part[order[:-1][is_part[order[1:]]]] = order[1:][is_part[order[1:]]]
         starts = np.flatnonzero(np.diff(series_pk[whole], prepend=-1)).tolist()
         found: dict[int, EmbeddingSequence] = {}
@@ -294,6 +295,7 @@ class Embeddings:
                 tuple(volume[chosen].tolist()),
                 vectors[chosen],
                 np.where((part >= 0)[:, None], vectors[part], np.float32(0)) if part.max() >= 0 else None,
+                np.where(part >= 0, weights[part], np.float32(0)) if part.max() >= 0 else None,
             )
         return found
 
@@ -419,16 +421,17 @@ def _numbers(text: str | None) -> NDArray[np.int64]:
     return np.fromstring(text or "", dtype=np.int64, sep=",")
 
 
+_WEIGHTS = np.array([0.0, *PART_WEIGHTS.values()], np.float32)
 _OF_EMBEDDING = (
     chunk.c.series_pk,
     chunk.c.volume,
     chunk.c.position,
     chunk.c.id,
-    case((embedding.c.kind == PART, 1), else_=0),
+    case({kind: number for number, kind in enumerate(PART_WEIGHTS, start=1)}, value=embedding.c.kind, else_=0),
 )
-_IN_ANY_ORDER = _of_series(select(*_OF_EMBEDDING, embedding.c.vector), bindparam("encoder"), GLOBAL, PART).where(
-    indexing.c.series_pk.in_(one_of())
-)
+_IN_ANY_ORDER = _of_series(
+    select(*_OF_EMBEDDING, embedding.c.vector), bindparam("encoder"), GLOBAL, *PART_WEIGHTS
+).where(indexing.c.series_pk.in_(one_of()))
 _INDEXINGS = select(indexing.c.series_pk, indexing.c.id).where(
     indexing.c.encoder_id == bindparam("encoder"), indexing.c.series_pk.in_(one_of())
 )

@@ -11,10 +11,12 @@ from indexer.places import looks_of
 
 GLOBAL = "GLOBAL"
 """Kind of the embedding of a chunk's whole body region; the one that candidates are found by."""
-PART = "LUNGS"
-"""Kind of the embedding that found series are ranked by as well: findings show in it, anatomy in the whole."""
-PART_WEIGHT = 0.4
-"""Its part of the cosine of two chunks that both have one."""
+PART_WEIGHTS = {"LUNGS": 0.4, "INNER": 0.2, "ORGANS": 0.2}
+"""Kinds of the embeddings that found series are ranked by as well: findings show in them, anatomy in the whole.
+
+A chunk is ranked by the first of them that it has; the number is its part of the cosine of two chunks that are.
+Vectors of LUNGS and ORGANS have no dimension in common, so that nothing is made of one beside the other.
+"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,24 +30,27 @@ class EmbeddingSequence:
     vectors : (N, D) float32
         Unit vectors.
     part : (N, D) float32 or None
-        Those of the same chunks' `PART`, zero for a chunk that has none; None if no chunk has.
+        Those of the same chunks' part, zero for a chunk that has none; None if no chunk has.
+    part_weights : (N,) float32 or None
+        What of the cosine is the part's; see `PART_WEIGHTS`.
     """
 
     chunk_pks: tuple[int, ...]
     volumes: tuple[int, ...]
     vectors: NDArray[np.float32]
     part: NDArray[np.float32] | None = None
+    part_weights: NDArray[np.float32] | None = None
 
     @cached_property
     def looks(self) -> NDArray[np.float32]:
         """What chunks are compared by: (N, D) or (N, 2 D) unit vectors.
 
-        The cosine of two of them is that of the whole; where both chunks have the part as well, `PART_WEIGHT` of it
-        is the part's cosine.
+        The cosine of two of them is that of the whole; where both chunks have the same part as well, its weight of
+        it is the part's cosine.
         """
-        if self.part is None:
+        if self.part is None or self.part_weights is None:
             return self.vectors
-        share = PART_WEIGHT * self.part.any(axis=1, keepdims=True)
+        share = self.part_weights[:, None]
         return np.hstack([np.sqrt(1 - share) * self.vectors, np.sqrt(share) * self.part]).astype(np.float32)
 
     @cached_property
@@ -60,6 +65,7 @@ class EmbeddingSequence:
             tuple(self.volumes[row] for row in rows),
             self.vectors[rows],
             None if self.part is None else self.part[rows],
+            None if self.part_weights is None else self.part_weights[rows],
         )
 
     def by_volume(self) -> list["EmbeddingSequence"]:
@@ -73,10 +79,17 @@ class EmbeddingSequence:
 def sequence_of(
     chunk_pks: Sequence[int], volumes: Sequence[int], embeddings: Sequence[Mapping[str, NDArray[np.float32] | None]]
 ) -> EmbeddingSequence:
-    """Put the embeddings of chunks, kind to (D,), in one sequence; those of other kinds than two are left out."""
+    """Put the embeddings of chunks, kind to (D,), in one sequence: the whole's and each one's part."""
     vectors = np.stack([np.asarray(of_chunk[GLOBAL], dtype=np.float32) for of_chunk in embeddings])
-    parts = [of_chunk.get(PART) for of_chunk in embeddings]
-    nothing = np.zeros_like(vectors[0])
-    present = any(part is not None for part in parts)
-    part = np.stack([nothing if one is None else one for one in parts]).astype(np.float32) if present else None
-    return EmbeddingSequence(tuple(chunk_pks), tuple(volumes), vectors, part)
+    parts = [_part_of(of_chunk) for of_chunk in embeddings]
+    if not any(weight for _, weight in parts):
+        return EmbeddingSequence(tuple(chunk_pks), tuple(volumes), vectors)
+    part = np.stack([np.zeros_like(vectors[0]) if one is None else one for one, _ in parts]).astype(np.float32)
+    weights = np.array([weight for _, weight in parts], np.float32)
+    return EmbeddingSequence(tuple(chunk_pks), tuple(volumes), vectors, part, weights)
+
+
+def _part_of(of_chunk: Mapping[str, NDArray[np.float32] | None]) -> tuple[NDArray[np.float32] | None, float]:
+    """The embedding that a chunk is ranked by beside the whole, and its weight."""
+    present = ((of_chunk.get(kind), weight) for kind, weight in PART_WEIGHTS.items())
+    return next(((one, weight) for one, weight in present if one is not None), (None, 0.0))

@@ -21,9 +21,11 @@ from indexer.evaluate.sensitivity import sensitivities, specimens_below
 from indexer.evaluate.sensitivity_figures import Sensitivity
 from indexer.fit import fit as fit_projection
 from indexer.fit import volumes_below
-from indexer.region_fit import fit_region
-from indexer.regions import Region
+from indexer.region_fit import Example, fit_region
 from indexer.regions import save as save_regions
+from indexer.scored import SCORED
+from indexer.scored import save as save_scored
+from indexer.scored_fit import FineExample, fit_scored
 from indexer.specimens import Role, Specimen
 from indexer.volume import Volume
 from node import logs
@@ -136,18 +138,41 @@ def _print_sensitivity(found: Sensitivity) -> None:
 
 
 def fit_findings(settings: Settings, folders: list[Path], kinds: list[Kind], out: Path) -> None:
-    """Fit how compartments are embedded, and write it."""
+    """Fit how compartments are embedded, and write it.
+
+    Raises
+    ------
+    ConfigError
+        No series shows a compartment, or some are embedded by scores and others are not: these are two files.
+    """
     logs.configure_for_command(settings.log)
-    regions: dict[Kind, Region] = {}
+    by_scores = [kind for kind in kinds if kind in SCORED]
+    if by_scores and by_scores != kinds:
+        others = [kind for kind in kinds if kind not in SCORED]
+        why = "are kept in a file of their own (findings.file, the others in regions.file): fit them apart"
+        raise ConfigError([f"{', '.join(by_scores)} and {', '.join(others)} {why}"])
     with progress_bar() as bar:
-        for kind in kinds:
-            made = (_specimens(settings, folder, kind, ("training",), bar) for folder in folders)
-            examples = [one.example for one in chain.from_iterable(made)]
-            if not examples:
-                raise ConfigError([f"no series shows enough of {kind}"])
-            regions[kind] = fit_region(examples)
-    save_regions(out, regions)
+        if by_scores:
+            save_scored(out, {kind: fit_scored(_fine_examples(settings, folders, kind, bar)) for kind in kinds})
+        else:
+            save_regions(out, {kind: fit_region(_examples(settings, folders, kind, bar)) for kind in kinds})
     console.print(f"{out}: fitted {', '.join(kinds)}")
+
+
+def _examples(settings: Settings, folders: list[Path], kind: Kind, bar: Progress) -> list[Example]:
+    return [one.example for one in _to_fit(settings, folders, kind, bar)]
+
+
+def _fine_examples(settings: Settings, folders: list[Path], kind: Kind, bar: Progress) -> list[FineExample]:
+    return [one.fine for one in _to_fit(settings, folders, kind, bar) if one.fine is not None]
+
+
+def _to_fit(settings: Settings, folders: list[Path], kind: Kind, bar: Progress) -> list[Specimen]:
+    made = [_specimens(settings, folder, kind, ("training",), bar) for folder in folders]
+    specimens = list(chain.from_iterable(made))
+    if not specimens:
+        raise ConfigError([f"no series shows enough of {kind}"])
+    return specimens
 
 
 def _specimens(
@@ -155,7 +180,9 @@ def _specimens(
 ) -> Iterator[Specimen]:
     bundle = read_bundle(settings.bundle)
     bundle = next((other for modality, other in bundle.modalities.items() if kind in OF_MODALITY[modality]), bundle)
-    alone = bundle.model_copy(update={"regions": None, "modalities": {}, "levels": None, "heads": None})
+    alone = bundle.model_copy(
+        update={"regions": None, "findings": None, "modalities": {}, "levels": None, "heads": None}
+    )
     encoder = MonaiEncoder(alone, settings.indexing.device, settings.indexing.threads)
     task = bar.add_task(f"inserting findings: {kind}", total=None)
     return specimens_below(

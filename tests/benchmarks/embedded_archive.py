@@ -20,7 +20,6 @@ from indexer.catalog import Catalog
 from indexer.catalog.embeddings import GLOBAL
 from indexer.catalog.engine import open_engine, writing
 from indexer.catalog.schema import chunk, embedding, indexing, instance, patient, series, study
-from indexer.catalog.sequences import PART
 from indexer.levels import LANDMARKS_MM
 from indexer.places import CODE_DIM, looks_of, place_of, with_places
 from indexer.uids import EncoderId
@@ -320,7 +319,7 @@ class Known:
                 "slices": [[f"{_ROOT}.3.{self.series}.{at}.{number}", None] for number in range(_SLICES)],
             }
         )
-        for kind, vector in ((GLOBAL, one.vectors[at]), (PART, one.parts[at])):
+        for kind, vector in ((GLOBAL, one.vectors[at]), ("LUNGS", one.parts[at])):
             if not np.isnan(vector[0]):
                 rows[embedding].append(
                     {

@@ -10,13 +10,14 @@ from indexer.alignment import align
 from indexer.catalog import Catalog, SeriesState
 from indexer.catalog import embeddings as embeddings_module
 from indexer.catalog.embeddings import GLOBAL, EmbeddedChunk
-from indexer.catalog.sequences import PART, PART_WEIGHT, sequence_of
+from indexer.catalog.sequences import PART_WEIGHTS, sequence_of
 from indexer.uids import EncoderId
 
 Archive = Any
 """The shortcuts of conftest.py."""
 Chunk = Callable[..., EmbeddedChunk]
 
+LUNGS = "LUNGS"
 A, B = EncoderId("encoder-a"), EncoderId("encoder-b")
 
 
@@ -26,7 +27,7 @@ def _all_ids(catalog: Catalog, encoder: EncoderId = A, kind: str = GLOBAL) -> li
 
 def test_finishing_ends_the_lease_and_keeps_everything(archive: Archive, catalog: Catalog, a_chunk: Chunk) -> None:
     leased = archive.leased()
-    chunks = [a_chunk(n, seed=n, kinds=(GLOBAL, PART)) for n in range(3)]
+    chunks = [a_chunk(n, seed=n, kinds=(GLOBAL, LUNGS)) for n in range(3)]
     archive.finish(leased, "w1", chunks)
     assert archive.state() == (SeriesState.INDEXED, "")
     stored = catalog.embeddings.chunks([leased.series_pk], A)
@@ -38,7 +39,7 @@ def test_finishing_ends_the_lease_and_keeps_everything(archive: Archive, catalog
     }
     sequence = catalog.embeddings.sequences([leased.series_pk], A)[leased.series_pk]
     assert sequence.chunk_pks == tuple(one.chunk_pk for one in stored)
-    for kind, vectors in ((GLOBAL, sequence.vectors), (PART, sequence.part)):
+    for kind, vectors in ((GLOBAL, sequence.vectors), (LUNGS, sequence.part)):
         assert vectors is not None
         np.testing.assert_allclose(vectors, np.stack([one.embeddings[kind] for one in chunks]), atol=1e-3)
         np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
@@ -62,15 +63,15 @@ def test_chunks_are_compared_by_their_part_where_both_have_one() -> None:
     rng = np.random.default_rng(5)
     drawn = rng.standard_normal((5, 8)).astype(np.float32)
     whole, other, part, another, third = drawn / np.linalg.norm(drawn, axis=1, keepdims=True)
-    both = sequence_of([1, 2], [0, 0], [{GLOBAL: whole, PART: part}, {GLOBAL: other}])
-    rest = sequence_of([3, 4], [0, 1], [{GLOBAL: other, PART: another}, {GLOBAL: third, "BRAIN": part}])
+    both = sequence_of([1, 2], [0, 0], [{GLOBAL: whole, LUNGS: part}, {GLOBAL: other}])
+    rest = sequence_of([3, 4], [0, 1], [{GLOBAL: other, LUNGS: another}, {GLOBAL: third, "BRAIN": part}])
     plain = sequence_of([5], [0], [{GLOBAL: third}])
     np.testing.assert_allclose(np.linalg.norm(np.vstack([both.looks, rest.looks]), axis=1), 1, atol=1e-6)
-    expected = (1 - PART_WEIGHT) * whole @ other + PART_WEIGHT * part @ another
+    expected = (1 - PART_WEIGHTS[LUNGS]) * whole @ other + PART_WEIGHTS[LUNGS] * part @ another
     assert align(both.rows([0]).looks, rest.rows([0]).looks).score == pytest.approx(expected, abs=1e-6)
     assert align(both.rows([1]).looks, rest.rows([1]).looks).score == pytest.approx(other @ third, abs=1e-6)
     assert align(both.rows([1]).looks, plain.looks).score == pytest.approx(other @ third, abs=1e-6)
-    lessened = np.sqrt(1 - PART_WEIGHT) * whole @ third  # one of the two alone
+    lessened = np.sqrt(1 - PART_WEIGHTS[LUNGS]) * whole @ third  # one of the two alone
     assert align(both.rows([0]).looks, plain.looks).score == pytest.approx(lessened, abs=1e-6)
     assert [one.chunk_pks for one in rest.by_volume()] == [(3,), (4,)]
 

@@ -1,0 +1,215 @@
+"""Compartments embedded by scores of findings: on places made by hand, and through whole networks."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from config.errors import ConfigError
+from indexer.bundle import EMBEDDING_DIM, Bundle, read_bundle
+from indexer.network import load_network
+from indexer.scored import SCORED, ScoredKind, load, pool_logits, save
+from indexer.scored_fit import FineExample, fit_scored
+from indexer.scorer import NOWHERE, between, folded, unfolded
+
+PLACES, FIRST, SECOND = 400, 12, 6
+_LOOKS = np.linalg.qr(np.random.default_rng(4).standard_normal((FIRST, FIRST)))[0] * 3
+
+
+def example(patient: int, finding: int | None, seed: int, shown: int = 40) -> FineExample:
+    """Places of a patient, the first few with a finding that stands out either way: no plane tells it."""
+    rng = np.random.default_rng(1000 * patient + seed)
+    first = rng.standard_normal((PLACES, FIRST)) + 0.3 * np.random.default_rng(patient).standard_normal(FIRST)
+    second = rng.standard_normal((PLACES, SECOND))
+    share = np.zeros(PLACES, np.float32)
+    if finding is not None:
+        sides = rng.choice([-1.0, 1.0], size=(shown, 1))
+        first[:shown] += sides * _LOOKS[finding]
+        second[:shown, finding] += 3.0
+        share[:shown] = 1.0
+    label = "clean" if finding is None else f"finding {finding}"
+    findings = {} if finding is None else {label: share}
+    return FineExample(f"P{patient}", first.astype(np.float16), second.astype(np.float16), label, findings)
+
+
+@pytest.fixture(scope="module")
+def fitted() -> ScoredKind:
+    return fit_scored([example(p, finding, n) for p in range(4) for n, finding in enumerate((None, 0, 1, None))])
+
+
+def scores_of(kind: ScoredKind, one: FineExample) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+    return kind.scores(one.first.astype(np.float32), one.second.astype(np.float32))
+
+
+def embedded(kind: ScoredKind, one: FineExample) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+    return kind(scores_of(kind, one))
+
+
+def test_places_that_show_a_finding_have_its_greatest_scores_in_another_patient(fitted: ScoredKind) -> None:
+    for number in (0, 1):
+        one = example(9, number, 5)
+        scores = scores_of(fitted, one)[:, number]
+        shown = one.findings[f"finding {number}"] > 0.5
+
+        assert np.mean(np.argsort(-scores)[:40] < 40) > 0.8
+        assert scores[shown].mean() > 0 > scores[~shown].mean()
+
+
+def test_a_finding_is_nearer_to_the_same_in_another_patient_than_to_others(fitted: ScoredKind) -> None:
+    seen = {(p, f): embedded(fitted, example(p, f, 6)) for p in (7, 8) for f in (0, 1, None)}
+
+    for finding in (0, 1, None):
+        near = {other: float(seen[7, finding] @ seen[8, other]) for other in (0, 1, None)}
+        assert max(near, key=near.__getitem__) == finding
+    for vector in seen.values():
+        assert vector.shape == (EMBEDDING_DIM,)
+        assert np.linalg.norm(vector) == pytest.approx(1, abs=1e-5)
+
+
+def test_the_same_examples_give_the_same_fit_and_leave_the_random_state_alone() -> None:
+    examples = [example(p, finding, n) for p in range(3) for n, finding in enumerate((None, 0))]
+    torch.manual_seed(1)
+    before = torch.random.get_rng_state()
+    first, second = fit_scored(examples), fit_scored(examples)
+
+    np.testing.assert_allclose(first.last, second.last, atol=1e-5)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_only_places_near_a_finding_and_some_others_teach() -> None:
+    one = example(1, 0, 0)
+    taught = one.teaching()
+
+    assert len(taught.first) == 40 + len(range(40, PLACES, 8))
+    assert (taught.findings["finding 0"] > 0.5).sum() == 40
+
+
+def test_pooled_scores_say_the_greatest_and_how_many_there_are() -> None:
+    scores = np.full((300, 2), -5.0, np.float32)
+    scores[:8, 0] = 4.0
+    pooled = pool_logits(scores).reshape(-1, 2)
+
+    assert pooled[0].tolist() == [4.0, -5.0]
+    assert pooled[1].tolist() == [4.0, -5.0]
+    assert pooled[2, 0] == pytest.approx((8 * 4 - 22 * 5) / 30)
+    assert pooled[5].tolist() == pytest.approx([np.log(9), 0.0])
+    assert pool_logits(scores[:3]).shape == (12,)
+
+
+def test_a_file_gives_back_what_was_saved_in_the_order_of_compartments(fitted: ScoredKind, tmp_path: Path) -> None:
+    path = tmp_path / "findings.npz"
+    save(path, {"BONES": fitted, "ORGANS": fitted})
+    read = load(path)
+
+    assert list(read) == ["ORGANS", "BONES"]
+    assert read["BONES"].findings.tolist() == ["finding 0", "finding 1"]
+    one = example(9, 0, 5)
+    assert float(embedded(read["BONES"], one) @ embedded(fitted, one)) > 0.999
+
+
+def test_a_damaged_or_foreign_file_is_refused(fitted: ScoredKind, tmp_path: Path) -> None:
+    path = tmp_path / "findings.npz"
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load(path)
+    save(path, {"ORGANS": replace(fitted, hidden=fitted.hidden[:-1])})
+    with pytest.raises(ConfigError, match="do not fit together"):
+        load(path)
+    save(path, {"ORGANS": replace(fitted, offset=np.full_like(fitted.offset, np.inf))})
+    with pytest.raises(ConfigError, match="no embedding's"):
+        load(path)
+    save(path, {"LUNGS": fitted})
+    with pytest.raises(ConfigError, match="got LUNGS"):
+        load(path)
+
+
+def test_features_between_places_are_means_of_their_neighbours() -> None:
+    coarse, fine = torch.randn(1, 4, 5, 3, 2), torch.zeros(1, 7, 10, 6, 2)
+    found = between(coarse, fine)
+
+    assert found.shape == fine.shape
+    torch.testing.assert_close(found[:, ::2, ::2, ::2], coarse)
+    torch.testing.assert_close(found[0, 1, 0, 0], (coarse[0, 0, 0, 0] + coarse[0, 1, 0, 0]) / 2)
+    torch.testing.assert_close(found[0, 0, 9, 5], coarse[0, 0, 4, 2])
+
+
+def test_folded_scores_unfold_and_places_beyond_the_image_are_nowhere() -> None:
+    scores = torch.randn(1, 2, 7, 10, 6)
+    found = unfolded(folded(scores, torch.zeros(1, 5, 2, 3, 2), (4, 4, 4))[0], (4, 4, 4))
+
+    assert found.shape == (2, 8, 12, 8)
+    assert torch.equal(found[:, :7, :10, :6], scores[0])
+    assert (found[:, 7] == NOWHERE).all()
+    assert (found[:, :, :, 6:] == NOWHERE).all()
+
+
+def kind_of(channels: tuple[int, int], findings: int, seed: int) -> ScoredKind:
+    """A compartment's weights, drawn."""
+
+    def drawn(*shape: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+        return np.random.default_rng((seed, *shape)).standard_normal(shape).astype(np.float32)
+
+    return ScoredKind(
+        findings=np.array([f"finding {n}" for n in range(findings)]),
+        first=drawn(channels[0], 6),
+        second=drawn(channels[1], 6),
+        offset=drawn(6),
+        hidden=drawn(6, 4),
+        hidden_offset=drawn(4),
+        last=drawn(4, findings),
+        last_offset=drawn(findings),
+        score_mean=drawn(6 * findings),
+        score_scale=np.ones(6 * findings, np.float32),
+        told=drawn(6 * findings, 2),
+        told_offset=drawn(2),
+    )
+
+
+def untrained(name: str, axes: str = "zxy") -> Bundle:
+    """A bundle's network with random weights, which need no package; small where it is residual."""
+    bundle = read_bundle(name if name != "ct-astra" else "tiny")
+    network = (
+        bundle.network.model_copy(update={"axes": axes}) if bundle.network.kind == "resnet" else bundle.network
+    )
+    weights = bundle.weights.model_copy(update={"source": "random"})
+    pooling = bundle.pooling.model_copy(update={"layer": "layer3" if name == "ct-astra" else "layer4"})
+    alone = {"network": network, "weights": weights, "pooling": pooling, "modalities": {}, "findings": None}
+    return bundle.model_copy(update=alone)
+
+
+@pytest.mark.parametrize(("name", "axes"), [("ct-astra", "zxy"), ("ct-astra", "yzx"), ("mr-slices", "zxy")])
+def test_a_network_scores_places_as_their_features_say(name: str, axes: str) -> None:
+    bundle = untrained(name, axes)
+    channels = load_network(bundle).fine_channels
+    kinds = {"ORGANS": kind_of(channels, 2, 1), "BONES": kind_of(channels, 1, 2)}
+    plain, network = load_network(bundle), load_network(bundle, kinds)  # type: ignore[arg-type]
+    image = torch.rand(1, 1, 20, 70, 52, generator=torch.Generator().manual_seed(3))
+    with torch.inference_mode():
+        seen, without, fine = network(image)[0], plain(image)[0], network.fine(image)[0]
+
+    torch.testing.assert_close(seen[: len(without)], without, rtol=1e-4, atol=1e-4)
+    scores = network.scores(seen[len(without) :], (20, 70, 52))
+    rows = fine.flatten(1).T.numpy()
+    wanted = np.hstack([one.scores(rows[:, : channels[0]], rows[:, channels[0] :]) for one in kinds.values()])
+    assert scores.shape[1:] == fine.shape[1:]
+    np.testing.assert_allclose(scores.flatten(1).T.numpy(), wanted, rtol=1e-3, atol=1e-3 * np.abs(wanted).max())
+
+
+def test_weights_for_another_network_are_refused() -> None:
+    bundle = untrained("ct-astra")
+
+    with pytest.raises(ConfigError, match="not for this network"):
+        load_network(bundle, {"ORGANS": kind_of((3, 4), 1, 1)})
+
+
+@pytest.mark.parametrize(("name", "kinds"), [("ct-astra", {"ORGANS", "BONES"}), ("mr-slices", {"INNER"})])
+def test_the_shipped_findings_are_small_and_fit_the_shipped_networks(name: str, kinds: set[str]) -> None:
+    bundle = read_bundle(name)
+    path = bundle.finding_file()
+    found = load(path)
+
+    assert path.stat().st_size < 2**20
+    assert set(found) == kinds <= set(SCORED)
+    channels = {"ct-astra": (256, 512), "mr-slices": (24, 40)}[name]
+    assert all((len(one.first), len(one.second)) == channels for one in found.values())
