@@ -141,3 +141,14 @@ def _meeting(
     apart = np.maximum(lower_mm - extents[:, 1], extents[:, 0] - upper_mm)
     meets = apart <= max(0.0, apart.min())  # slices far apart: the nearest one
     return tuple(dict.fromkeys(ref for ref, yes in zip(slices, meets, strict=True) if yes))
+
+
+def share_of(mask: NDArray[np.bool_], lattice: Lattice, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Share of a mask in the voxels around each feature: (z, x, y) float32 from (Z, X, Y) bool."""
+    ends = [n * step - lead for n, step, lead in zip(shape, lattice.stride, lattice.lead, strict=True)]
+    counts: NDArray[np.integer] = mask.view(np.uint8)[: ends[0], : ends[1], : ends[2]]
+    for axis in (1, 0, 2):  # the last one last: rows are added up quickest
+        step, lead = lattice.stride[axis], lattice.lead[axis]
+        starts = np.maximum(np.arange(shape[axis]) * step - lead, 0)
+        counts = np.add.reduceat(counts, starts, axis=axis, dtype=np.uint16 if axis == 1 else np.int32)
+    return np.asarray(counts / np.float32(np.prod(lattice.stride)), dtype=np.float32)

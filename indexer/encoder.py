@@ -2,9 +2,8 @@
 
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import takewhile
 from typing import Protocol, Self, cast
 
 import numpy as np
@@ -18,9 +17,9 @@ from indexer import heads, levels, projection, regions, scored
 from indexer.body import body_mask
 from indexer.bundle import Bundle, InputSpec, ResNetSpec
 from indexer.catalog.embeddings import GLOBAL, EmbeddedChunk
-from indexer.chunks import Lattice, Slab, slabs
+from indexer.chunks import Lattice, Slab, share_of, slabs
 from indexer.clipping import patient_grid
-from indexer.compartments import Kind, around, compartments
+from indexer.compartments import around
 from indexer.device import Engine, choose
 from indexer.errors import Parked
 from indexer.feature_map import FeatureMap
@@ -28,9 +27,9 @@ from indexer.heads import HeadFinder, head_view
 from indexer.levels import LevelFinder, column_of
 from indexer.network import FeatureNetwork, load_network
 from indexer.openvino_network import OpenVinoNetwork
-from indexer.regions import LEAST_CELLS, Region
+from indexer.regional import Regional
+from indexer.regions import Region
 from indexer.resample import PatientGrid
-from indexer.scored import LEAST_PLACES, SHOWN
 from indexer.uids import EncoderId
 from indexer.volume import Volume
 
@@ -107,8 +106,8 @@ class MonaiEncoder:
         if threads:
             torch.set_num_threads(threads)
             sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
-        self._scored = scored.load(bundle.finding_file()) if bundle.findings else {}
-        network = load_network(bundle, self._scored)
+        of_findings = scored.load(bundle.finding_file()) if bundle.findings else {}
+        network = load_network(bundle, of_findings)
         if engine == "openvino" and self.device.device.type == "cpu" and isinstance(bundle.network, ResNetSpec):
             network = OpenVinoNetwork(network, self.device.dtype, threads)
             self.device = replace(self.device, engine="OpenVINO")
@@ -117,7 +116,9 @@ class MonaiEncoder:
             memory_format=network.memory_format  # type: ignore[call-overload]
         )
         self._projections = _projections(bundle, 2 * network.channels)
-        self._regions = _regions(bundle, network.channels + network.finer_channels)
+        of_regions = _regions(bundle, network.channels + network.finer_channels)
+        fine_lattice = network.fine_lattice if of_findings else network.lattice
+        self._regional = Regional(of_regions, of_findings, fine_lattice)
         self._levels = _levels(bundle, 2 * network.channels, self._projections)
         self._heads = HeadFinder(heads.load(bundle.head_file())) if bundle.heads else None
         log.info("encoder %s on %s", self.encoder_id, self.device)
@@ -162,39 +163,6 @@ class MonaiEncoder:
     def body_of(grid: PatientGrid) -> NDArray[np.bool_]:
         """Where the patient is in a grid; see `indexer.body.body_mask`."""
         return body_mask(grid)
-
-    def _regional(self, seen: FeatureMap, cuts: Sequence[Slab]) -> list[dict[str, NDArray[np.float32]]]:
-        """Embeddings of the compartments that each chunk shows enough of: kind to vector."""
-        found: list[dict[str, NDArray[np.float32]]] = [{} for _ in cuts]
-        if not self._regions and not self._scored:
-            return found
-        places = tuple(seen.features.shape[1:])
-        for kind, mask in compartments(seen.grid, seen.body, {*self._regions, *self._scored}).items():
-            cut_out = mask[around(seen.body)]
-            if (region := self._regions.get(kind)) is not None:
-                share = body_fraction(cut_out, self._lattice, places)
-                for cut, of_chunk in zip(cuts, found, strict=True):
-                    if share[cut.cells].sum() >= LEAST_CELLS:
-                        of_chunk[kind] = region(*seen.cells(cut.cells, share))
-            if kind in self._scored:
-                for vector, of_chunk in zip(self._told(kind, seen, cut_out, cuts), found, strict=True):
-                    if vector is not None:
-                        of_chunk[kind] = vector
-        return found
-
-    def _told(
-        self, kind: Kind, seen: FeatureMap, mask: NDArray[np.bool_], cuts: Sequence[Slab]
-    ) -> Iterator[NDArray[np.float32] | None]:
-        """Each chunk's embedding of a compartment by scores; None where it shows too little of it."""
-        ahead = takewhile(lambda other: other != kind, self._scored)
-        start = sum(len(self._scored[other].findings) for other in ahead)
-        scores = seen.scores[start : start + len(self._scored[kind].findings)].numpy()
-        shown = body_fraction(mask, self._network.fine_lattice, scores.shape[1:]) > SHOWN
-        ratio = self._network.score_ratio[0]
-        for cut in cuts:
-            window = slice(cut.cells.start * ratio, cut.cells.stop * ratio)
-            rows = scores[:, window][:, shown[window]].T
-            yield self._scored[kind](rows) if len(rows) >= LEAST_PLACES else None
 
     def fine(self, grid: PatientGrid, body: NDArray[np.bool_]) -> NDArray[np.float32]:
         """Features of the network's first two layers at the places of the first: (C1 + C2, z', x', y').
@@ -256,7 +224,7 @@ class MonaiEncoder:
             raise Parked(f"encoder {self.bundle.name} computed values that are not finite")
         seconds = {"resample": prepared - start, "encode": time.perf_counter() - prepared}
         places = tuple(features.shape[1:])
-        weights = body_fraction(body[window], self._lattice, places)
+        weights = share_of(body[window], self._lattice, places)
         layer, beside = features[: self._channels], features[self._channels :]
         finer, scores = beside[: self._finer], self._network.scores(beside[self._finer :], image.shape)
         return FeatureMap(layer, finer, weights, grid, body, self._lattice, scores, seconds)
@@ -279,17 +247,6 @@ class MonaiEncoder:
         with self.device.autocast():
             features: Tensor = self._network(self.device.take(image))
         return features[0].float().cpu()
-
-
-def body_fraction(body: NDArray[np.bool_], lattice: Lattice, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """Share of body in the voxels around each feature: (z, x, y) float32 from (Z, X, Y) bool."""
-    ends = [n * step - lead for n, step, lead in zip(shape, lattice.stride, lattice.lead, strict=True)]
-    counts: NDArray[np.integer] = body.view(np.uint8)[: ends[0], : ends[1], : ends[2]]
-    for axis in (1, 0, 2):  # the last one last: rows are added up quickest
-        step, lead = lattice.stride[axis], lattice.lead[axis]
-        starts = np.maximum(np.arange(shape[axis]) * step - lead, 0)
-        counts = np.add.reduceat(counts, starts, axis=axis, dtype=np.uint16 if axis == 1 else np.int32)
-    return np.asarray(counts / np.float32(np.prod(lattice.stride)), dtype=np.float32)
 
 
 def _projections(bundle: Bundle, features: int) -> dict[str, projection.Projection]:

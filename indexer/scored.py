@@ -82,10 +82,11 @@ def pool_logits(scores: Rows) -> Rows:
 
     Two soft counts, as logarithms: the sum of probabilities, and places with a probability of at least 0.8.
     """
-    falling = -np.sort(-scores.astype(np.float64), axis=0)
+    most = min(_GREATEST[-1], len(scores))
+    falling = -np.sort(np.partition(-scores, most - 1, axis=0)[:most], axis=0)
     means = [falling[:count].mean(axis=0) for count in _GREATEST]
-    likely = 1 / (1 + np.exp(-falling.clip(-60, 60)))
-    counts = [np.log(likely.sum(axis=0) + 0.1), np.log((falling > _SURE).sum(axis=0) + 1.0)]
+    likely = 1 / (1 + np.exp(-scores.clip(-60, 60)))
+    counts = [np.log(likely.sum(axis=0) + 0.1), np.log((scores > _SURE).sum(axis=0) + 1.0)]
     return np.concatenate([*means, *counts]).astype(np.float32)
 
 

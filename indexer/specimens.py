@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexer.body import Mask
+from indexer.chunks import share_of
 from indexer.compartments import Kind, around, compartments
-from indexer.encoder import MonaiEncoder, body_fraction
+from indexer.encoder import MonaiEncoder
 from indexer.feature_map import FeatureMap, pool
 from indexer.insertion.findings import CLEAN, Finding, of_compartment
 from indexer.insertion.insert import insert
@@ -175,7 +176,7 @@ class _Bench:
     ) -> Specimen | None:
         """Run the network; None where the changed slab no longer shows the compartment."""
         seen = self._encoder.map_of(grid)
-        masks = compartments(grid, seen.body)
+        masks = compartments(grid, seen.body, {self._kind})
         if self._kind not in masks:
             return None
         share = self._share(seen, masks[self._kind], slab.span)
@@ -199,7 +200,7 @@ class _Bench:
 
     def _share(self, seen: FeatureMap, mask: Mask, span: slice) -> NDArray[np.float32]:
         cut = _cut(mask, span, seen.body)
-        return body_fraction(cut, self._encoder.lattice, tuple(seen.features.shape[1:]))
+        return share_of(cut, self._encoder.lattice, tuple(seen.features.shape[1:]))
 
     def _fine(
         self,
@@ -214,11 +215,11 @@ class _Bench:
             return None
         features = self._encoder.fine(grid, body)
         places, lattice = features.shape[1:], self._encoder.fine_lattice
-        at = body_fraction(_cut(mask, span, body), lattice, places) > SHOWN
+        at = share_of(_cut(mask, span, body), lattice, places) > SHOWN
         rows = features[:, at].T.astype(np.float16)
         first, second = np.split(rows, [self._encoder.fine_channels[0]], axis=1)
         findings = {
-            name: body_fraction(_cut(one > _SHOWN, span, body), lattice, places)[at] for name, one in shares.items()
+            name: share_of(_cut(one > _SHOWN, span, body), lattice, places)[at] for name, one in shares.items()
         }
         return FineExample(self._patient, first, second, label, findings)
 

@@ -14,7 +14,7 @@ from indexer import encoder as module
 from indexer.bundle import EMBEDDING_DIM, ResNetSpec, read_bundle
 from indexer.catalog.embeddings import GLOBAL
 from indexer.chunks import Lattice
-from indexer.encoder import Encoded, Encoder, MonaiEncoder, body_fraction
+from indexer.encoder import Encoded, Encoder, MonaiEncoder, share_of
 from indexer.errors import Parked
 from indexer.feature_map import pool
 from indexer.uids import SliceRef, SOPInstanceUID
@@ -158,12 +158,12 @@ def test_threads_hold_for_torch_and_simpleitk(monkeypatch: pytest.MonkeyPatch) -
     assert asked == [1, 1]
 
 
-def test_body_fraction_counts_the_voxels_around_each_feature() -> None:
+def test_share_of_counts_the_voxels_around_each_feature() -> None:
     body = np.zeros((20, 20, 20), bool)
     body[6:10, :, :] = True  # voxels -4 to 3 are feature 0's, 4 to 11 feature 1's
 
-    share = body_fraction(body, Lattice((8, 8, 8), (0.0, 0.0, 0.0)), (3, 3, 3))
-    patches = body_fraction(body, Lattice((8, 8, 8), (3.5, 3.5, 3.5)), (3, 3, 3))
+    share = share_of(body, Lattice((8, 8, 8), (0.0, 0.0, 0.0)), (3, 3, 3))
+    patches = share_of(body, Lattice((8, 8, 8), (3.5, 3.5, 3.5)), (3, 3, 3))
 
     assert share[:, 1, 1] == pytest.approx([0.0, 0.5, 0.0])
     assert patches[:, 1, 1] == pytest.approx([0.25, 0.25, 0.0])
@@ -171,7 +171,7 @@ def test_body_fraction_counts_the_voxels_around_each_feature() -> None:
 
 @pytest.mark.parametrize("first", [0.0, 3.5])
 def test_body_beyond_the_last_feature_counts_for_none(first: float) -> None:
-    share = body_fraction(np.ones((29, 29, 29), bool), Lattice((8, 8, 8), (first,) * 3), (3, 3, 3))
+    share = share_of(np.ones((29, 29, 29), bool), Lattice((8, 8, 8), (first,) * 3), (3, 3, 3))
 
     assert share[2, 2, 2] == 1.0
 

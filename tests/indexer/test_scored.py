@@ -8,11 +8,18 @@ import pytest
 import torch
 
 from config.errors import ConfigError
-from indexer.bundle import EMBEDDING_DIM, Bundle, read_bundle
+from indexer.bundle import EMBEDDING_DIM, Bundle, Findings, read_bundle
+from indexer.catalog.embeddings import GLOBAL
+from indexer.chunks import share_of
+from indexer.compartments import around, compartments
+from indexer.encoder import MonaiEncoder
 from indexer.network import load_network
-from indexer.scored import SCORED, ScoredKind, load, pool_logits, save
+from indexer.resample import resample
+from indexer.scored import LEAST_PLACES, SCORED, SHOWN, ScoredKind, load, pool_logits, save
 from indexer.scored_fit import FineExample, fit_scored
 from indexer.scorer import NOWHERE, between, folded, unfolded
+from indexer.uids import SliceRef, SOPInstanceUID
+from indexer.volume import Volume
 
 PLACES, FIRST, SECOND = 400, 12, 6
 _LOOKS = np.linalg.qr(np.random.default_rng(4).standard_normal((FIRST, FIRST)))[0] * 3
@@ -213,3 +220,47 @@ def test_the_shipped_findings_are_small_and_fit_the_shipped_networks(name: str, 
     assert set(found) == kinds <= set(SCORED)
     channels = {"ct-astra": (256, 512), "mr-slices": (24, 40)}[name]
     assert all((len(one.first), len(one.second)) == channels for one in found.values())
+
+
+def chest() -> Volume:
+    """A body with two lungs and a heart between them."""
+    _, y, x = np.indices((40, 96, 130))
+    body = ((x - 65) / 62) ** 2 + ((y - 48) / 44) ** 2 <= 1
+    lungs = ((np.abs(x - 65) - 36) / 18) ** 2 + ((y - 48) / 32) ** 2 <= 1
+    voxels = np.where(lungs, -840.0, np.where(body, 45.0, -1000.0)).astype(np.float32)
+    affine = np.eye(4)
+    affine[:3, :3] = np.array([[0, 0, 3.0], [0, 3.0, 0], [3.0, 0, 0]])
+    slices = tuple(SliceRef(SOPInstanceUID(f"2.25.{k}"), None) for k in range(40))
+    return Volume(voxels, affine, slices, "CT", "", ())
+
+
+def test_an_encoder_with_findings_embeds_compartments_by_their_scores(tmp_path: Path) -> None:
+    bundle = untrained("ct-astra")
+    channels = load_network(bundle).fine_channels
+    kinds = {"BONES": kind_of(channels, 1, 2), "ORGANS": kind_of(channels, 2, 1)}
+    path = tmp_path / "findings.npz"
+    save(path, kinds)  # type: ignore[arg-type]
+    with_findings = bundle.model_copy(update={"findings": Findings(file=str(path))})
+    encoder = MonaiEncoder(with_findings, "cpu", threads=1)
+    chunks = encoder.encode(chest()).chunks
+    seen = encoder.feature_map(chest())
+
+    assert {kind for one in chunks for kind in one.embeddings} == {GLOBAL, "ORGANS"}  # there is no bone
+    assert with_findings.encoder_id != bundle.encoder_id
+    first = chunks[0].embeddings["ORGANS"]
+    assert np.flatnonzero(first).min() == EMBEDDING_DIM - 2
+    # The same by hand: scores of the organs' findings, those first in the order of compartments, where organs are.
+    organs = compartments(seen.grid, seen.body)["ORGANS"][around(seen.body)]
+    shown = share_of(organs, encoder.fine_lattice, tuple(seen.scores.shape[1:])) > SHOWN
+    cut = slice(0, round(bundle.pooling.chunk_mm / seen.cell_mm) * 4)
+    rows = seen.scores[:2, cut].numpy()[:, shown[cut]].T
+    assert len(rows) >= LEAST_PLACES
+    np.testing.assert_allclose(first, kinds["ORGANS"](rows), atol=1e-3)
+
+
+def test_a_network_without_two_layers_before_the_pooled_one_scores_nothing() -> None:
+    encoder = MonaiEncoder(read_bundle("tiny"), "cpu", threads=1)
+    grid = resample(chest(), encoder.bundle.input.spacing_mm)
+
+    with pytest.raises(ConfigError, match="two layers before the pooled one"):
+        encoder.fine(grid, encoder.body_of(grid))
