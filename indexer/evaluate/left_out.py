@@ -68,5 +68,5 @@ class LeftOut:
 
     def _without(self, patients: frozenset[str], chosen: Sequence[int]) -> list[Evidence]:
         known = self.anatomy.without(series_of(self.subjects, patients))
-        items, rows = ([of[n] for n in chosen] for of in (self.items, self.rows))
-        return embed(items, rows, self.refit.without(patients), known)
+        projections = self.refit.without(patients)
+        return embed([self.items[n] for n in chosen], [self.rows[n] for n in chosen], projections, known)
