@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from config.errors import ConfigError
 from indexer.uids import EncoderId
 
-METHOD = 1
+METHOD = 2
 """Of making embeddings: raised whenever a change of the code changes them, so that it is another encoder."""
 EMBEDDING_DIM = 256
 """Length of every embedding."""

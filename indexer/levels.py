@@ -39,7 +39,8 @@ REACH_MM = 200.0
 
 _AXIS_MM = np.arange(-150.0, 960.0, 12.0)
 _ATLAS_SIGMA_MM = 20.0
-_LEAST_COVER = 0.3
+_DOUBT = 1.0
+"""A place that n series show counts n / (n + 1): what one patient alone looks like is no more than a hint."""
 _COLUMN_CELLS = 3
 _LEAST_BODY = 0.05
 _SHIFTS_MM = np.arange(-400.0, 960.0, 6.0)
@@ -114,8 +115,8 @@ class LevelFinder:
             share = near.max(axis=1)
             total += share[:, None] * (near / np.maximum(near.sum(axis=1, keepdims=True), 1e-9)) @ vectors[own]
             cover += share
-        self._looks = total / np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-9)
-        self._looks[cover < _LEAST_COVER] = 0.0
+        usual = total / np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-9)
+        self._looks = usual * (cover / (cover + _DOUBT))[:, None]
 
     def placed(self, vectors: Rows, column: Column, heights_mm: Floats) -> Rows:
         """Say in embeddings (N, 256) where they lie, given their heights (N,) in the volume."""

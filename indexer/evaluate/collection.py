@@ -32,6 +32,9 @@ class Plan:
         projection was fitted to anything (folder source). Galleries of several modalities never are:
         each modality has its own projection, and leaving a patient out of one of them moves all others of that
         modality towards the query, which tells the modality away.
+    both_out : bool or None
+        Where `cross_validate` is: whether also without either patient that is compared, a fit for every two
+        patients; None: where these make at most `indexer.evaluate.left_out.MOST_PAIRS` pairs (folder source).
     baselines : tuple of str
         Of `BASELINES` (folder source).
     resamples, confidence, seed : int, float, int
@@ -46,6 +49,7 @@ class Plan:
     slab_mm: float = 96.0
     within_modality: bool = True
     cross_validate: bool | None = None
+    both_out: bool | None = None
     baselines: tuple[str, ...] = BASELINES
     resamples: int = 1000
     confidence: float = 0.95

@@ -34,14 +34,12 @@ from indexer.evaluate.describe import (
 )
 from indexer.evaluate.items import Item, SpanMm, Subject, Wanted, item_of, match, span_of
 from indexer.evaluate.labels import LabelTable
+from indexer.evaluate.left_out import LEFT_OUT, MOST_PAIRS, LeftOut
 from indexer.evaluate.pictures import Picture, pictures
 from indexer.evaluate.refit import Anatomy, PooledEvidence, Projections, Reference, Refit, embed, same_fit, unit
-from indexer.evaluate.similarity import Evidence, Rows, leaving_out, similarities_of
+from indexer.evaluate.similarity import Evidence, Rows, similarities_of
 from indexer.evaluate.subjects import subjects_below
-from indexer.uids import SeriesInstanceUID
 from indexer.volume import SeriesPlan, load_volume, plan_series
-
-LEFT_OUT = "leave-one-patient-out"
 
 Described = dict[str, list[list[Rows]]]
 """Method without a network to, for each wanted span, the rows of each volume that shows it."""
@@ -258,21 +256,26 @@ class _Assembly:
 
         trained, anatomy = looked(ENCODER), Anatomy(self._encoder.atlas, self._encoder.heads)
         projections = self._encoder.projections
-        origin = self._origin(projections)
-        ways = [
-            Way(ENCODER, f"{self._bundle.name} as shipped", origin, _ranked(items, trained, projections, anatomy))
-        ]
+        origin, name = self._origin(projections), self._bundle.name
+        ways = [Way(ENCODER, f"{name} as shipped", origin, _ranked(items, trained, projections, anatomy))]
         fitted = bool(self._bundle.projection.file)
-        refit = self._refits_for(items)
+        refit, validated = self._refits_for(items), "no"
         if refit:
-            ways.append(self._left_out(ENCODER, self._bundle.name, items, trained, anatomy))
+            left_out = LeftOut(self._refits[ENCODER], anatomy, self._subjects, items, trained)
+            ways.append(left_out.query(ENCODER, name, self._plan.folds))
+            validated = "yes"
+            if self._leaves_both_out(left_out.pairs):
+                ways.append(left_out.both(ENCODER, name))
+            else:
+                validated += f"; not without both patients, who make {left_out.pairs} pairs: --both-out does so"
         if RANDOM_WEIGHTS in self._plan.baselines:
             rows = looked(RANDOM_WEIGHTS)
             own = self._refits[RANDOM_WEIGHTS].whole() if fitted else projections
             how = "projection fitted to the evaluated series" if fitted else origin
             ways.append(Way(RANDOM_WEIGHTS, "random weights", how, _ranked(items, rows, own, Anatomy())))
             if refit:
-                ways.append(self._left_out(RANDOM_WEIGHTS, "random weights", items, rows, Anatomy()))
+                drawn = LeftOut(self._refits[RANDOM_WEIGHTS], Anatomy(), self._subjects, items, rows)
+                ways.append(drawn.query(RANDOM_WEIGHTS, "random weights", self._plan.folds))
         titles = {LAST_LAYER: "last layer, averaged", HISTOGRAM: "intensity histogram", THUMBNAIL: "3-D thumbnail"}
         for key, title in titles.items():
             if key in self._plan.baselines:
@@ -281,13 +284,13 @@ class _Assembly:
             "source": "a folder of series, embedded for this evaluation",
             "encoder": str(self._encoder.encoder_id),
             "projection": origin,
-            "cross-validated": "yes" if refit else "no",
+            "cross-validated": validated,
             "z-level labels": f"pooled over exactly the labelled slab of {self._plan.slab_mm:g} mm",
         }
         return ways, facts
 
     def _refits_for(self, items: Sequence[Item]) -> bool:
-        """Whether to refit without the query's patient.
+        """Whether to refit without patients.
 
         Raises
         ------
@@ -300,22 +303,8 @@ class _Assembly:
         wanted = self._plan.cross_validate
         return not mixed and (bool(self._bundle.projection.file) if wanted is None else wanted)
 
-    def _left_out(
-        self, key: str, title: str, items: Sequence[Item], rows: Sequence[PooledEvidence], anatomy: Anatomy
-    ) -> Way:
-        refit = self._refits[key]
-        patients = [item.patient for item in items]
-        count = len(set(patients))
-        how = LEFT_OUT if count <= self._plan.folds else f"patients left out in {self._plan.folds} groups"
-
-        def without(left_out: frozenset[str]) -> list[Evidence]:
-            known = anatomy.without(series_of(self._subjects, left_out))
-            return embed(items, rows, refit.without(left_out), known)
-
-        answers = leaving_out(patients, without, self._plan.folds)
-        fit = "projection refitted to the evaluated series without the query's patient"
-        fit += f", who is left out of the {anatomy.names}" if anatomy.names else ""
-        return Way(f"{key}, {LEFT_OUT}", f"{title}, {how}", fit, answers)
+    def _leaves_both_out(self, pairs: int) -> bool:
+        return pairs <= MOST_PAIRS if self._plan.both_out is None else self._plan.both_out
 
     def _origin(self, projections: Projections) -> str:
         """Say in words what the bundle's projection was fitted to."""
@@ -357,11 +346,6 @@ def _belongs(span: SpanMm | None, number: int, extents: Sequence[SpanMm], bottom
 def _local(span: SpanMm | None, extent: SpanMm, bottom: float) -> SpanMm | None:
     """A span from the lower edge of one volume, rather than of the series."""
     return None if span is None else (span[0] + bottom - extent[0], span[1] + bottom - extent[0])
-
-
-def series_of(subjects: Sequence[Subject], patients: frozenset[str]) -> list[SeriesInstanceUID]:
-    """Series of some patients."""
-    return [SeriesInstanceUID(one.series_instance_uid) for one in subjects if one.patient in patients]
 
 
 def _pooled(seen: Seen, span: SpanMm | None) -> Pooled:

@@ -4,6 +4,7 @@ import csv
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,8 @@ from numpy.typing import NDArray
 
 from config.errors import ConfigError
 from indexer.evaluate.describe import Eye, Pooled, Seen
-from indexer.evaluate.folder import series_of
 from indexer.evaluate.items import Subject
+from indexer.evaluate.left_out import series_of
 from indexer.evaluate.refit import Reference, Refit
 from indexer.evaluate.subjects import subjects_below
 from indexer.levels import LANDMARKS_MM, Atlas, LevelFinder, column_of, join, reference
@@ -94,11 +95,21 @@ def fit_atlas(eye: Eye, folder: Path, table: Path, on_progress: OnProgress = lam
 
 
 def localise(
-    eye: Eye, folder: Path, table: Path, on_progress: OnProgress = lambda done, total: None
+    eye: Eye,
+    folder: Path,
+    table: Path,
+    on_progress: OnProgress = lambda done, total: None,
+    *,
+    both_out: bool = False,
 ) -> list[Localised]:
     """Look for every landmark in every other patient's series that has it.
 
     The projection is refitted, and the atlas of levels used, without the query's patient.
+
+    Parameters
+    ----------
+    both_out : bool
+        Also without the patient who is looked at: a fit for every two patients.
 
     Raises
     ------
@@ -109,14 +120,16 @@ def localise(
     for subject, landmarks, seen in _marked_series(eye, folder, table, on_progress):
         marked.append(_slabs_of(subject, landmarks, seen))
         references.append(Reference(subject.patient, "CT", seen.reference))
-    refit, found = Refit(references), []
-    for patient in sorted({one.subject.patient for one in marked}):
-        own = frozenset({patient})
-        project = refit.without(own)["CT"]
-        atlas = eye.atlas
-        uids = series_of([one.subject for one in marked], own)
-        finder = LevelFinder(atlas.without(uids), project) if atlas is not None else None
-        found += _of_patient(patient, marked, project, finder)
+    refit, atlas = Refit(references), eye.atlas
+    patients = sorted({one.subject.patient for one in marked})
+    found = []
+    for left_out in combinations(patients, 2) if both_out else combinations(patients, 1):
+        without = frozenset(left_out)
+        uids = series_of([one.subject for one in marked], without)
+        embedded = _Embedded(refit.without(without)["CT"], atlas.without(uids) if atlas is not None else None)
+        compared = [one for one in marked if one.subject.patient in without] if both_out else marked
+        for patient in left_out:
+            found += _of_patient(patient, compared, embedded)
     if not found:
         raise ConfigError([f"landmarks {table}: no landmark is there in two patients' CT series of the folder"])
     return found
@@ -188,18 +201,25 @@ def _pooled_at(seen: Seen, middles_mm: Floats, height_mm: float) -> Pooled:
     return Pooled(np.concatenate([slab.rows for slab in slabs]), middles_mm, slabs[0].column)
 
 
-def _of_patient(
-    patient: str, marked: Sequence[_Marked], project: Projection, finder: LevelFinder | None
-) -> list[Localised]:
-    def embedded(pooled: Pooled) -> NDArray[np.float32]:
-        vectors = project(pooled.rows)
-        if finder is None or pooled.column is None:
-            return vectors
-        return finder.placed(vectors, pooled.column, pooled.heights_mm)
+class _Embedded:
+    """Embeds slabs by a projection and an atlas of levels, if there is one."""
 
-    others = [(one, embedded(one.slabs)) for one in marked if one.subject.patient != patient]
+    def __init__(self, project: Projection, atlas: Atlas | None) -> None:
+        self._project = project
+        self._finder = LevelFinder(atlas, project) if atlas is not None else None
+
+    def __call__(self, pooled: Pooled) -> NDArray[np.float32]:
+        """Unit vectors (n, 256)."""
+        vectors = self._project(pooled.rows)
+        if self._finder is None or pooled.column is None:
+            return vectors
+        return self._finder.placed(vectors, pooled.column, pooled.heights_mm)
+
+
+def _of_patient(patient: str, compared: Sequence[_Marked], embedded: _Embedded) -> list[Localised]:
+    others = [(one, embedded(one.slabs)) for one in compared if one.subject.patient != patient]
     found = []
-    for own in (one for one in marked if one.subject.patient == patient):
+    for own in (one for one in compared if one.subject.patient == patient):
         for name, vector in zip(own.landmarks_mm, embedded(own.around), strict=True):
             for other, slabs in others:
                 if (there := other.landmarks_mm.get(name)) is not None:

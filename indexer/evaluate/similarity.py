@@ -1,6 +1,8 @@
 """From embeddings to similarities, as the node's search computes them; with or without what a patient taught."""
 
 from collections.abc import Callable, Sequence
+from functools import cache
+from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,6 +63,49 @@ def leaving_out(
         return held[group](query)
 
     return answer
+
+
+def leaving_both_out(
+    patients: Sequence[str],
+    modalities: Sequence[frozenset[str]],
+    fitted_without: Callable[[frozenset[str], Sequence[int]], Sequence[Evidence]],
+) -> Similarities:
+    """Compare every two patients' items by embeddings that neither of them had a part in.
+
+    Parameters
+    ----------
+    patients, modalities : sequence
+        Of N items.
+    fitted_without : callable
+        The two patients and the items to embed, by index, to the evidence of these; called once for every pair of
+        `pairs_of`, when the first query is answered.
+
+    Returns
+    -------
+    callable
+        Query to (N,); NaN for items of its own patient and of those that share no modality with its patient.
+    """
+
+    @cache
+    def table() -> NDArray[np.float64]:
+        found = np.full((len(patients), len(patients)), np.nan)
+        for pair in pairs_of(patients, modalities):
+            own, others = ([n for n, patient in enumerate(patients) if patient == name] for name in pair)
+            similarities = similarities_of(fitted_without(frozenset(pair), [*own, *others]))
+            near = np.stack([similarities(row) for row in range(len(own) + len(others))])
+            found[np.ix_(own, others)] = near[: len(own), len(own) :]
+            found[np.ix_(others, own)] = near[len(own) :, : len(own)]
+        return found
+
+    return lambda query: table()[query]
+
+
+def pairs_of(patients: Sequence[str], modalities: Sequence[frozenset[str]]) -> list[tuple[str, str]]:
+    """Every two patients of N items who share a modality, so that items of one may answer the other's."""
+    seen: dict[str, frozenset[str]] = {}
+    for patient, own in zip(patients, modalities, strict=True):
+        seen[patient] = seen.get(patient, frozenset()) | own
+    return [(one, other) for one, other in combinations(sorted(seen), 2) if seen[one] & seen[other]]
 
 
 def _score(query: Evidence, found: Evidence) -> float:

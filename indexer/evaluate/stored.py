@@ -81,7 +81,7 @@ class CatalogSource:
 
     def collect(self, table: LabelTable, plan: Plan) -> Collection:
         """Join labels with stored embeddings; see `indexer.evaluate.collection.Source`."""
-        if plan.cross_validate:
+        if plan.cross_validate or plan.both_out:
             raise ConfigError(
                 ["a catalog keeps no features to refit a projection to: cross-validate with a folder"]
             )

@@ -12,12 +12,13 @@ from indexer.evaluate.describe import Eye
 from indexer.evaluate.head_atlas import fit_head_atlas
 from indexer.evaluate.landmarks import NEAR_MM, fit_atlas, summary
 from indexer.evaluate.landmarks import localise as look_for
+from indexer.evaluate.left_out import BOTH_OUT, LEFT_OUT
 from indexer.levels import save
 from node import logs
 from node.cli.output import console, print_json, progress_bar
 
 
-def localise(settings: Settings, landmarks: Path, data: Path | None, *, as_json: bool) -> None:
+def localise(settings: Settings, landmarks: Path, data: Path | None, *, both_out: bool, as_json: bool) -> None:
     """Look for landmarks of each patient's CT in the others'."""
     logs.configure_for_command(settings.log)
     data = data or landmarks.parent / "dicom"
@@ -30,12 +31,14 @@ def localise(settings: Settings, landmarks: Path, data: Path | None, *, as_json:
             data,
             landmarks,
             lambda done, total: bar.update(task, completed=done, total=total),
+            both_out=both_out,
         )
     figures = summary(found)
     if as_json:
         print_json(figures)
         return
-    table = Table("landmark", "pairs", "median error (95 %)", f"within {NEAR_MM:g} mm (95 %)", title="Landmarks")
+    title = f"Landmarks, {BOTH_OUT if both_out else LEFT_OUT}"
+    table = Table("landmark", "pairs", "median error (95 %)", f"within {NEAR_MM:g} mm (95 %)", title=title)
     for name, one in figures.items():
         median = f"{one['median_mm']:.0f} ({one['median_mm_low']:.0f}-{one['median_mm_high']:.0f}) mm"
         near = f"{one['near']:.2f} ({one['near_low']:.2f}-{one['near_high']:.2f})"

@@ -41,7 +41,7 @@ def evaluate(
     *,
     label: str | None,
     depth: int | None,
-    plan: Mapping[str, bool],
+    plan: Mapping[str, bool | None],
     html: Path | None,
     as_json: bool,
 ) -> None:
@@ -52,7 +52,11 @@ def evaluate(
     logs.configure_for_command(settings.log)
     if html is not None and not html.parent.is_dir():
         raise ConfigError([f"--html {html}: no such folder"])
-    how = Plan(within_modality=plan["within_modality"], baselines=BASELINES if plan["baselines"] else ())
+    how = Plan(
+        within_modality=bool(plan["within_modality"]),
+        both_out=plan["both_out"],
+        baselines=BASELINES if plan["baselines"] else (),
+    )
     data = data or _beside(labels)
     with ExitStack() as open_things:
         if data is None:

@@ -31,6 +31,15 @@ def evaluate(
     ] = None,
     within_modality: Annotated[bool, typer.Option(help="CT among CT, MR among MR, as the node answers.")] = True,
     baselines: Annotated[bool, typer.Option(help="Compare with ways that need no training (folder only).")] = True,
+    both_out: Annotated[
+        bool | None,
+        typer.Option(
+            help="Also fit without either patient that is compared, as for two who are new to an archive: the "
+            "strictest row, at one fit for every two patients (folder only). By default up to 150 pairs, "
+            "17 patients of one modality.",
+            show_default=False,
+        ),
+    ] = None,
     html: Annotated[
         Path | None, typer.Option(help="Write the report here as one page.", show_default=False)
     ] = None,
@@ -47,7 +56,7 @@ def evaluate(
     from node.cli.quality import evaluate as run
 
     settings = settings_from(config, data_dir=data_dir, bundle=bundle)
-    plan = {"within_modality": within_modality, "baselines": baselines}
+    plan = {"within_modality": within_modality, "baselines": baselines, "both_out": both_out}
     run(settings, labels, data, label=label, depth=depth, plan=plan, html=html, as_json=json)
 
 
@@ -101,13 +110,20 @@ def localise(
             help="Folder of one folder a series; by default `dicom` beside the table.", show_default=False
         ),
     ] = None,
+    both_out: Annotated[
+        bool,
+        typer.Option(
+            help="Fit without the patient who is looked at as well, as for two who are new to an archive; "
+            "otherwise only the query's is left out."
+        ),
+    ] = False,
     bundle: BundleName = None,
     json: AsJson = False,
 ) -> None:
     """Measure how near the slab around a landmark in one CT finds that landmark in other patients' CTs."""
     from node.cli.levels import localise as run
 
-    run(settings_from(None, bundle=bundle), landmarks, data, as_json=json)
+    run(settings_from(None, bundle=bundle), landmarks, data, both_out=both_out, as_json=json)
 
 
 @app.command()

@@ -61,6 +61,21 @@ def test_a_place_that_looks_like_nothing_is_told_by_its_neighbours() -> None:
     assert finder.places(column, column.heights_mm[4:6]) == pytest.approx(column.heights_mm[4:6], abs=20)
 
 
+def test_what_many_series_look_like_counts_for_more_than_what_one_does() -> None:
+    """The same body taught at two places: by one series without noise, by four with some."""
+    body = a_column(0, 200)
+    taught = [(body, 0.0), *((a_column(0, 200, noise=0.7), 400.0) for _ in range(4))]
+    parts = [
+        levels.Atlas(column.rows, column.heights_mm + at_mm, np.full(len(column.rows), f"{number}"))
+        for number, (column, at_mm) in enumerate(taught)
+    ]
+
+    places = LevelFinder(join(parts), drawn(FEATURES, 0)).places(body, body.heights_mm)
+    assert places == pytest.approx(body.heights_mm + 400, abs=15)
+    alone = LevelFinder(join(parts[:2]), drawn(FEATURES, 0)).places(body, body.heights_mm)
+    assert alone == pytest.approx(body.heights_mm, abs=15)
+
+
 def test_embeddings_carry_places_beside_looks() -> None:
     vectors = drawn(FEATURES, 0)(LOOKS[:4])
     placed = with_places(vectors, np.array([0.0, 10.0, 300.0, 800.0]), np.array([np.nan, np.nan, -20.0, np.nan]))

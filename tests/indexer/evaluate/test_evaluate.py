@@ -163,7 +163,12 @@ def test_what_is_fitted_is_also_refitted_without_the_patient(
     folder: Path, labels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = of_folder(folder, labels, plan=Plan(cutoffs=(1,), resamples=5, baselines=(), cross_validate=True))
-    assert [way.key for way in first.ways] == ["encoder", "encoder, leave-one-patient-out", "random-order"]
+    assert [way.key for way in first.ways] == [
+        "encoder",
+        "encoder, leave-one-patient-out",
+        "encoder, leave-both-patients-out",
+        "random-order",
+    ]
     assert first.headline == "encoder, leave-one-patient-out"
     assert "leave-one-patient-out" in first.way(first.headline).title
 
@@ -179,11 +184,28 @@ def test_what_is_fitted_is_also_refitted_without_the_patient(
     projection.save(tmp_path / "own.npz", dict(Refit(references).whole()))
     spec = TINY.projection.model_copy(update={"file": "own.npz", "seed": None})
     fitted = TINY.model_copy(update={"projection": spec, "folder": tmp_path})
-    found = of_folder(folder, labels, fitted, Plan(cutoffs=(1,), resamples=5, baselines=("random-weights",)))
+    found = of_folder(
+        folder, labels, fitted, Plan(cutoffs=(1,), resamples=5, both_out=False, baselines=("random-weights",))
+    )
     assert "these very series" in found.way("encoder").fit
     assert found.headline == "encoder, leave-one-patient-out"
     assert {len(patients) for patients in left_out} == {1}
     assert len(set(left_out)) == 4
+
+
+def test_both_patients_are_left_out_where_there_are_few_pairs_or_it_is_asked_for(
+    folder: Path, labels: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = Plan(cutoffs=(1,), resamples=5, baselines=(), cross_validate=True)
+    monkeypatch.setattr("indexer.evaluate.folder.MOST_PAIRS", 5)
+    many = of_folder(folder, labels, plan=plan)
+    asked = of_folder(folder, labels, plan=replace(plan, both_out=True))
+
+    assert "encoder, leave-both-patients-out" not in [way.key for way in many.ways]
+    assert "6 pairs: --both-out" in many.facts["cross-validated"]
+    assert asked.way("encoder, leave-both-patients-out").macro["mAP"].value is not None
+    assert asked.facts["cross-validated"] == "yes"
+    assert asked.headline == many.headline == "encoder, leave-one-patient-out"
 
 
 def _references(folder: Path) -> list[Reference]:

@@ -10,7 +10,10 @@ from indexer.bundle import Levels, read_bundle
 from indexer.catalog.embeddings import GLOBAL
 from indexer.evaluate.describe import Eye
 from indexer.evaluate.landmarks import Localised, fit_atlas, landmarks_of, localise, summary
+from indexer.evaluate.refit import Projections, Refit
+from indexer.levels import Atlas, LevelFinder
 from indexer.places import place_of
+from indexer.projection import Projection
 from indexer.volume import load_volume, plan_series
 
 TINY = read_bundle("tiny")
@@ -40,6 +43,36 @@ def test_the_same_landmark_is_found_in_other_patients_with_and_without_an_atlas(
     places = [place_of(chunk.embeddings[GLOBAL]) for chunk in eye.encode(volume).chunks]
     middles = np.array([(c.box_lps_mm[2] + c.box_lps_mm[5]) / 2 for c in eye.encode(volume).chunks])
     assert places == pytest.approx((320 + middles - 3).tolist(), abs=50)  # its projection is not fitted
+
+
+def test_a_landmark_is_also_looked_for_by_fits_without_either_patient(
+    a_folder: Callable[..., Path], a_table: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, table = a_folder(FOUR), a_table(HEADER, *PLACES, name="landmarks.tsv")
+    levels.save(tmp_path / "levels.npz", fit_atlas(Eye(TINY, "cpu", 1), folder, table))
+    bundle = TINY.model_copy(update={"levels": Levels(file="levels.npz"), "folder": tmp_path})
+    fits: list[frozenset[str]] = []
+    owners: list[int] = []
+    refit, finder = Refit.without, LevelFinder.__init__
+
+    def refitted(self: Refit, patients: frozenset[str]) -> Projections:
+        fits.append(patients)
+        return refit(self, patients)
+
+    def laid(self: LevelFinder, atlas: Atlas, project: Projection) -> None:
+        owners.append(len(set(atlas.owners.tolist())))
+        finder(self, atlas, project)
+
+    eye = Eye(bundle, "cpu", 1)
+    monkeypatch.setattr(Refit, "without", refitted)
+    monkeypatch.setattr(LevelFinder, "__init__", laid)
+    found = localise(eye, folder, table, both_out=True)
+
+    assert len(found) == 12
+    assert summary(found, 20)["all"]["median_mm"] <= 12
+    assert {len(one) for one in fits} == {2}
+    assert len(fits) == len(set(fits)) == 6
+    assert owners == [2] * 6
 
 
 def test_figures_count_pairs_and_those_that_are_near() -> None:
