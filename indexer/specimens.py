@@ -65,7 +65,7 @@ class Specimen:
     places: NDArray[np.int64]
     whole: NDArray[np.float32]
     histogram: NDArray[np.float32]
-    fine: FineExample | None
+    fine: FineExample | None = None
 
     @property
     def in_gallery(self) -> bool:

@@ -32,7 +32,7 @@ from indexer.evaluate.subjects import subjects_below
 from indexer.region_fit import fit_region
 from indexer.regions import Region
 from indexer.scored import SCORED, ScoredKind
-from indexer.scored_fit import fit_scored
+from indexer.scored_fit import FineExample, fit_scored
 from indexer.specimens import Role, Specimen, specimens_of
 from indexer.volume import load_volume, plan_series
 
@@ -171,8 +171,7 @@ class _Trial:
 
     @lru_cache(maxsize=64)  # noqa: B019 - lives as long as the trial does
     def _scored(self, patient: str) -> ScoredKind:
-        others = [one.fine for one in self._training if one.fine is not None and one.fine.patient != patient]
-        return fit_scored(others)
+        return fit_scored([_fine(one) for one in self._training if one.example.patient != patient])
 
     @lru_cache(maxsize=64)  # noqa: B019 - lives as long as the trial does
     def _region(self, patient: str) -> Region:
@@ -192,15 +191,17 @@ class _Trial:
         names = sorted({name for one in self._training for name in one.example.findings})
         for query in (row.query for row in rows if row.same_finding[TRAINED][0] == 1):
             name = query.finding.name if query.finding else ""
-            if query.fine is not None:
-                scores = _scores(self._scored(query.example.patient), query)[:, names.index(name)]
-                shown = query.fine.findings[name][scores.argmax()]
-            else:
-                region = self._region(query.example.patient)
-                scores = region.scores(region.standard(query.example.features))[:, names.index(name)]
-                shown = query.example.findings[name][scores.argmax()]
-            shares.setdefault(name, []).append(bool(shown > 0))
+            scores, of_places = self._placed(query)
+            shares.setdefault(name, []).append(bool(of_places[name][scores[:, names.index(name)].argmax()] > 0))
         return {name: float(np.mean(values)) for name, values in shares.items()}
+
+    def _placed(self, query: Specimen) -> tuple[Rows, dict[str, Rows]]:
+        """Scores (n, K) of a query's places, by what was fitted to others, and each finding's share of them."""
+        patient = query.example.patient
+        if self._kind in SCORED:
+            return _scores(self._scored(patient), query), _fine(query).findings
+        region = self._region(patient)
+        return region.scores(region.standard(query.example.features)), query.example.findings
 
 
 @lru_cache(maxsize=4096)
@@ -209,9 +210,14 @@ def _by_scores(scored: ScoredKind, one: Specimen) -> Rows:
 
 
 def _scores(scored: ScoredKind, one: Specimen) -> Rows:
+    places = _fine(one)
+    return scored.scores(places.first.astype(np.float32), places.second.astype(np.float32))
+
+
+def _fine(one: Specimen) -> FineExample:
     if one.fine is None:
-        raise TypeError("expected a specimen with fine places")
-    return scored.scores(one.fine.first.astype(np.float32), one.fine.second.astype(np.float32))
+        raise TypeError(f"{one.slab}: a specimen without places of the first layer")
+    return one.fine
 
 
 @lru_cache(maxsize=4096)

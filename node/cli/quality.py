@@ -147,16 +147,14 @@ def fit_findings(settings: Settings, folders: list[Path], kinds: list[Kind], out
     Raises
     ------
     ConfigError
-        No series shows a compartment, or some are embedded by scores and others are not: these are two files.
+        No series shows a compartment, or they are not embedded by one file.
     """
     logs.configure_for_command(settings.log)
-    by_scores = [kind for kind in kinds if kind in SCORED]
-    if by_scores and by_scores != kinds:
-        others = [kind for kind in kinds if kind not in SCORED]
-        why = "are kept in a file of their own (findings.file, the others in regions.file): fit them apart"
-        raise ConfigError([f"{', '.join(by_scores)} and {', '.join(others)} {why}"])
+    if len({(kind in SCORED, kind in OF_MODALITY["MR"]) for kind in kinds}) > 1:
+        files = "LUNGS and BRAIN, ORGANS and BONES, and INNER have a file each"
+        raise ConfigError([f"{', '.join(kinds)} are not embedded by one file: {files}, fit them apart"])
     with progress_bar() as bar:
-        if by_scores:
+        if kinds[0] in SCORED:
             save_scored(out, {kind: fit_scored(_fine_examples(settings, folders, kind, bar)) for kind in kinds})
         else:
             save_regions(out, {kind: fit_region(_examples(settings, folders, kind, bar)) for kind in kinds})

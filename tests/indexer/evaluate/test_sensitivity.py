@@ -8,32 +8,37 @@ from indexer.evaluate.sensitivity import sensitivities, sensitivity
 from indexer.evaluate.sensitivity_figures import CHANCE, PLAIN, SYNTHETIC, TRAINED, WHOLE
 from indexer.insertion.findings import CLEAN, EFFUSION, LYTIC, NODULE, Finding
 from indexer.region_fit import Example
+from indexer.scored_fit import FineExample
 from indexer.specimens import Role, Specimen
 
 FEATURES, CELLS = 24, 40
 _LOOKS = {one: 7 * np.eye(FEATURES)[n] for n, one in enumerate((EFFUSION, NODULE, LYTIC))}
 
 
-def specimen(patient: int, role: Role, finding: Finding | None, size_mm: float, telling: bool = True) -> Specimen:
+def specimen(
+    patient: int, role: Role, finding: Finding | None, size_mm: float, telling: bool = True, cells: int = CELLS
+) -> Specimen:
     rng = np.random.default_rng([patient, len(role), int(size_mm), 0 if finding is None else len(finding.name)])
-    features = rng.standard_normal((CELLS, FEATURES)).astype(np.float32)
-    shown = np.zeros(CELLS, np.float32)
+    features = rng.standard_normal((cells, FEATURES)).astype(np.float32)
+    shown = np.zeros(cells, np.float32)
     if finding is not None:
-        shown[: int(size_mm // 5)] = 1.0
+        few = int(size_mm * cells // (5 * CELLS))
+        shown[:few] = 1.0
         if telling:
-            features[: int(size_mm // 5)] += _LOOKS[finding]
+            features[:few] += _LOOKS[finding]
     label = finding.label(size_mm) if finding else CLEAN
+    findings = {finding.name: shown} if finding else {}
+    first, second = np.hsplit(features.astype(np.float16), 2)
     return Specimen(
         role=role,
         slab=f"{patient}/0",
-        example=Example(
-            str(patient), features, np.ones(CELLS, np.float32), label, {finding.name: shown} if finding else {}
-        ),
+        example=Example(str(patient), features, np.ones(cells, np.float32), label, findings),
         finding=finding,
         size_mm=size_mm,
-        places=np.zeros((CELLS, 3), np.int64),
+        places=np.zeros((cells, 3), np.int64),
         whole=rng.standard_normal(8).astype(np.float32),
         histogram=np.ones(4, np.float32) / 2,
+        fine=FineExample(str(patient), first, second, label, findings),
     )
 
 
@@ -115,14 +120,17 @@ def test_it_says_that_findings_are_synthetic() -> None:
 def test_findings_of_all_compartments_weigh_the_same_together() -> None:
     """Chance is a third of the gallery for each of two findings of the lungs, half for the only one of bones."""
     roles: tuple[Role, ...] = ("training", "testing")
-    bones = [specimen(patient, "clean", None, 0) for patient in range(5)]
-    bones += [specimen(patient, role, LYTIC, 24) for patient in range(5) for role in roles]
+    bones = [specimen(patient, "clean", None, 0, cells=500) for patient in range(4)]
+    bones += [specimen(patient, role, LYTIC, 24, cells=500) for patient in range(4) for role in roles]
     found, together = sensitivities({"LUNGS": specimens(), "BONES": bones})
 
     assert [one.kind for one in found] == ["LUNGS", "BONES"]
     assert together.first[CHANCE].value == pytest.approx((1 / 3 + 1 / 3 + 1 / 2) / 3)
     assert "LUNGS, BONES" in together.what
     assert together.table().rows[0][0] == together.what
+    lytic = next(one for one in found[1].labels if one.label == LYTIC.name)
+    assert lytic.first[TRAINED] == 1  # by scores of places: bones have no other trained part
+    assert found[1].on_finding == {LYTIC.name: 1}
 
 
 def test_two_patients_are_too_few() -> None:
