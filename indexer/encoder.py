@@ -15,7 +15,7 @@ from torch import Tensor
 from config.errors import ConfigError
 from indexer import heads, levels, projection, regions, scored
 from indexer.body import body_mask
-from indexer.bundle import Bundle, InputSpec, ResNetSpec
+from indexer.bundle import Bundle, InputSpec
 from indexer.catalog.embeddings import GLOBAL, EmbeddedChunk
 from indexer.chunks import Lattice, Slab, share_of, slabs
 from indexer.clipping import patient_grid
@@ -26,6 +26,7 @@ from indexer.feature_map import FeatureMap
 from indexer.heads import HeadFinder, head_view
 from indexer.levels import LevelFinder, column_of
 from indexer.network import FeatureNetwork, load_network
+from indexer.network_specs import ResNetSpec
 from indexer.openvino_network import OpenVinoNetwork
 from indexer.regional import Regional
 from indexer.regions import Region

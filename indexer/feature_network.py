@@ -4,8 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from indexer.bundle import Sizes3
 from indexer.chunks import Lattice
+from indexer.network_specs import Sizes3
 from indexer.scorer import Scorer, unfolded
 
 

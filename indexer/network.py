@@ -10,11 +10,12 @@ from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from config.errors import ConfigError
-from indexer.bundle import LAYERS, Bundle, EfficientNetSpec, ResNetSpec, SwinSpec
+from indexer.bundle import Bundle
 from indexer.chunks import Lattice
 from indexer.compartments import Kind
 from indexer.feature_network import FeatureNetwork
 from indexer.monai_networks import ResNet, ResNetBlock, ResNetBottleneck, SwinTransformer
+from indexer.network_specs import LAYERS, EfficientNetSpec, ResNetSpec, SwinSpec
 from indexer.scored import ScoredKind
 from indexer.scorer import Scorer, between, folded, joined
 from indexer.slicewise import SliceFeatures, build_efficientnet

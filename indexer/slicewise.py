@@ -7,10 +7,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from config.errors import ConfigError
-from indexer.bundle import LAYERS, EfficientNetSpec
 from indexer.chunks import Lattice
 from indexer.feature_network import FeatureNetwork
 from indexer.monai_networks import EfficientNet
+from indexer.network_specs import LAYERS, EfficientNetSpec
 from indexer.scorer import folded, joined, repeated
 
 _COARSEST = 32

@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 
 from indexer import device, network
 from indexer import encoder as module
-from indexer.bundle import EMBEDDING_DIM, ResNetSpec, read_bundle
+from indexer.bundle import EMBEDDING_DIM, read_bundle
 from indexer.catalog.embeddings import GLOBAL
 from indexer.chunks import Lattice
 from indexer.encoder import Encoded, Encoder, MonaiEncoder, share_of
 from indexer.errors import Parked
 from indexer.feature_map import pool
+from indexer.network_specs import ResNetSpec
 from indexer.uids import SliceRef, SOPInstanceUID
 from indexer.volume import Volume, load_volume, plan_series
 from indexer.weights import load_whole

@@ -12,11 +12,12 @@ import torch
 from config.errors import ConfigError
 from indexer.acquisitions import other_acquisitions
 from indexer.body import body_mask
-from indexer.bundle import EfficientNetSpec, read_bundle
+from indexer.bundle import read_bundle
 from indexer.catalog.embeddings import GLOBAL
 from indexer.encoder import Encoded, MonaiEncoder
 from indexer.errors import Parked
 from indexer.network import load_network
+from indexer.network_specs import EfficientNetSpec
 from indexer.projection import fitted
 from indexer.resample import resample
 from indexer.slicewise import build_efficientnet
