@@ -11,7 +11,7 @@ from indexer.places import looks_of
 
 GLOBAL = "GLOBAL"
 """Kind of the embedding of a chunk's whole body region; the one that candidates are found by."""
-PART_WEIGHTS = {"LUNGS": 0.4, "INNER": 0.1, "ORGANS": 0.2}
+PART_WEIGHTS = {"LUNGS": 0.4, "INNER": 0.1, "ORGANS": 0.1}
 """Kinds of the embeddings that found series are ranked by as well: findings show in them, anatomy in the whole.
 
 A chunk is ranked by the first of them that it has; the number is its part of the cosine of two chunks that are.
