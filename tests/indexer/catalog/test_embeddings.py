@@ -76,6 +76,27 @@ def test_chunks_are_compared_by_their_part_where_both_have_one() -> None:
     assert [one.chunk_pks for one in rest.by_volume()] == [(3,), (4,)]
 
 
+def test_a_chunk_is_ranked_by_the_first_part_that_it_has(
+    archive: Archive, catalog: Catalog, a_chunk: Chunk
+) -> None:
+    leased = archive.leased()
+    kinds = ((GLOBAL, "BONES", "ORGANS", LUNGS), (GLOBAL, "ORGANS", "BONES"), (GLOBAL, "BONES"), ("INNER", GLOBAL))
+    chunks = [a_chunk(n, seed=n, kinds=of_chunk) for n, of_chunk in enumerate(kinds)]
+    archive.finish(leased, "w1", chunks)
+    kept = catalog.embeddings.sequences([leased.series_pk], A)[leased.series_pk]
+    made = sequence_of(range(4), [0] * 4, [one.embeddings for one in chunks])
+    for one in (kept, made):
+        assert one.part is not None and one.part_weights is not None  # noqa: PT018
+        assert one.part_weights.tolist() == pytest.approx(
+            [PART_WEIGHTS[LUNGS], PART_WEIGHTS["ORGANS"], 0.0, PART_WEIGHTS["INNER"]]
+        )
+        for row, kind in enumerate((LUNGS, "ORGANS", None, "INNER")):
+            wanted = np.zeros_like(one.part[row]) if kind is None else chunks[row].embeddings[kind]
+            np.testing.assert_allclose(one.part[row], wanted, atol=1e-3)
+        np.testing.assert_allclose(np.linalg.norm(one.looks, axis=1), 1, atol=1e-3)
+        assert one.rows([1, 3]).part_weights == pytest.approx(one.part_weights[[1, 3]])
+
+
 def test_vectors_come_in_blocks(
     archive: Archive, catalog: Catalog, monkeypatch: pytest.MonkeyPatch, a_chunk: Chunk
 ) -> None:
