@@ -174,9 +174,8 @@ class MonaiEncoder:
             The network has no two layers before the one that is pooled.
         """
         if not all(self._network.fine_channels):
-            raise ConfigError(
-                [f"bundle {self.bundle.name}: findings are scored from two layers before the pooled one"]
-            )
+            why = "findings are scored from two layers before the pooled one, of a resnet or an efficientnet"
+            raise ConfigError([f"bundle {self.bundle.name}: {why}: `pooling.layer` must be layer3 or layer4"])
         image, _ = _prepared(grid, body, self.bundle.input)
         with torch.inference_mode(), self.device.autocast():
             features = self._network.fine(self.device.take(image))

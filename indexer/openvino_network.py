@@ -37,9 +37,7 @@ class OpenVinoNetwork(FeatureNetwork):
     def __init__(self, network: FeatureNetwork, dtype: torch.dtype, threads: int = 0) -> None:
         super().__init__(network.axes)
         self.lattice, self.channels = network.lattice, network.channels
-        self.finer_channels, self.scorer = network.finer_channels, network.scorer
-        if network.scorer is not None:
-            self.fine_lattice = network.fine_lattice
+        self.finer_channels, self.fine_lattice = network.finer_channels, network.fine_lattice
         try:
             with hidden("openvino_telemetry"):  # which tells its makers of every import and conversion
                 import openvino

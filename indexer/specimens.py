@@ -186,6 +186,8 @@ class _Bench:
         inserted = {name: self._share(seen, one > _SHOWN, slab.span)[at] for name, one in shares.items()}
         label = finding.label(size_mm) if finding else ("" if shares else CLEAN)
         fine = self._fine(grid, seen.body, masks[self._kind], slab.span, label, shares)
+        if fine is not None and not len(fine.first):
+            return None
         return Specimen(
             role=role,
             slab=place,

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import torch
+from scored_kinds import kind_of
 
 from config.errors import ConfigError
 from indexer import openvino_network
@@ -32,6 +33,22 @@ def test_the_same_features(dtype: torch.dtype, cosine: float, finer: str) -> Non
         assert found.shape == expected.shape
         assert found.dtype is torch.float32
         assert torch.nn.functional.cosine_similarity(found.flatten(), expected.flatten(), dim=0) > cosine
+
+
+def test_the_same_scores() -> None:
+    pooling = TINY.pooling.model_copy(update={"layer": "layer3", "finer": "layer2"})
+    bundle = TINY.model_copy(update={"pooling": pooling})
+    channels = load_network(bundle).fine_channels
+    own = load_network(bundle, {"ORGANS": kind_of(channels, 2, 1), "BONES": kind_of(channels, 1, 2)})
+    other = OpenVinoNetwork(own, torch.float32, threads=1)
+    first = own.channels + own.finer_channels
+    for shape in ((1, 1, 1), (33, 64, 47), (16, 31, 32), (20, 70, 52)):
+        image = torch.rand(1, 1, *shape, generator=torch.Generator().manual_seed(2))
+        with torch.inference_mode():
+            expected, found = (one.scores(one(image)[0, first:], shape) for one in (own, other))
+        assert found.shape == expected.shape
+        assert len(found) == 3
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
 
 
 def test_the_encoder_says_what_runs_it_and_remains_the_same() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scored_kinds import kind_of
 
 from config.errors import ConfigError
 from indexer.bundle import EMBEDDING_DIM, Bundle, Findings, read_bundle
@@ -149,28 +150,6 @@ def test_folded_scores_unfold_and_places_beyond_the_image_are_nowhere() -> None:
     assert torch.equal(found[:, :7, :10, :6], scores[0])
     assert (found[:, 7] == NOWHERE).all()
     assert (found[:, :, :, 6:] == NOWHERE).all()
-
-
-def kind_of(channels: tuple[int, int], findings: int, seed: int) -> ScoredKind:
-    """A compartment's weights, drawn."""
-
-    def drawn(*shape: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-        return np.random.default_rng((seed, *shape)).standard_normal(shape).astype(np.float32)
-
-    return ScoredKind(
-        findings=np.array([f"finding {n}" for n in range(findings)]),
-        first=drawn(channels[0], 6),
-        second=drawn(channels[1], 6),
-        offset=drawn(6),
-        hidden=drawn(6, 4),
-        hidden_offset=drawn(4),
-        last=drawn(4, findings),
-        last_offset=drawn(findings),
-        score_mean=drawn(6 * findings),
-        score_scale=np.ones(6 * findings, np.float32),
-        told=drawn(6 * findings, 2),
-        told_offset=drawn(2),
-    )
 
 
 def untrained(name: str, axes: str = "zxy") -> Bundle:
