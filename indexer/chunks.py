@@ -146,9 +146,14 @@ def _meeting(
 def share_of(mask: NDArray[np.bool_], lattice: Lattice, shape: tuple[int, ...]) -> NDArray[np.float32]:
     """Share of a mask in the voxels around each feature: (z, x, y) float32 from (Z, X, Y) bool."""
     ends = [n * step - lead for n, step, lead in zip(shape, lattice.stride, lattice.lead, strict=True)]
-    counts: NDArray[np.integer] = mask.view(np.uint8)[: ends[0], : ends[1], : ends[2]]
-    for axis in (1, 0, 2):  # the last one last: rows are added up quickest
-        step, lead = lattice.stride[axis], lattice.lead[axis]
-        starts = np.maximum(np.arange(shape[axis]) * step - lead, 0)
-        counts = np.add.reduceat(counts, starts, axis=axis, dtype=np.uint16 if axis == 1 else np.int32)
-    return np.asarray(counts / np.float32(np.prod(lattice.stride)), dtype=np.float32)
+    within = mask.view(np.uint8)[: ends[0], : ends[1], : ends[2]]
+    beyond = [(lead, end - n) for lead, end, n in zip(lattice.lead, ends, within.shape, strict=True)]
+    counts: NDArray[np.unsignedinteger] = np.pad(within, beyond)
+    most = 1
+    for axis, step in enumerate(lattice.stride):
+        most *= step
+        first, *others = (counts[(slice(None),) * axis + (slice(k, None, step),)] for k in range(step))
+        counts = first.astype(np.min_scalar_type(most))  # small integers are added up quickest
+        for other in others:
+            counts += other
+    return np.asarray(counts / np.float32(most), dtype=np.float32)

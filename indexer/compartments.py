@@ -1,17 +1,16 @@
 """Where in a grid lungs, brain, solid organs and bones lie, by density and geometry; disease stays inside."""
 
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
-import SimpleITK as sitk
-import torch
 from numpy.typing import NDArray
-from torch.nn import functional
 
 from indexer.body import Mask, parts
-from indexer.resample import PatientGrid
+from indexer.resample import averaged
+from indexer.thinned import STEP_MM, Thinned
 
 Kind = Literal["LUNGS", "BRAIN", "ORGANS", "BONES", "INNER"]
 LUNGS: Kind = "LUNGS"
@@ -22,8 +21,6 @@ INNER: Kind = "INNER"
 OF_MODALITY: dict[str, tuple[Kind, ...]] = {"CT": (LUNGS, BRAIN, ORGANS, BONES), "MR": (INNER,)}
 """Compartments that are looked for; MR has no unit of density, so that depth below the skin is all there is."""
 
-_STEP_MM = 6.0
-"""Masks are found on voxels of about this size: features are coarser by far."""
 _LUNG_HU, _GAS_HU = -500.0, -965.0
 _MOST_GAS = 0.5
 """Share of gas, away from the edges, from which on air is bowel or stomach, not lung."""
@@ -33,6 +30,12 @@ _AIRWAY_MM = 12.0
 _WALL_MM = 9.0
 """Thickness of chest wall that is no part of the cavity."""
 _BONE_HU = 220.0
+_BRAIN_HU = (-20.0, 120.0)
+"""Oedema and fresh blood are within."""
+_LEAST_SKULL = 0.08
+"""Of a slice's body: bone of a skull takes more."""
+_BESET = 7
+"""Of eight directions, those in which bone has to be met."""
 _MARROW_MM = 18.0
 """Half the width of a gap in bone that is taken for bone: marrow, and what a lytic lesion of 24 mm leaves open."""
 _SOLID_HU = (-30.0, 240.0)
@@ -41,22 +44,38 @@ _SOLID_RADIUS_MM = 12.0
 _INNER_MM = 15.0
 _DIRECTIONS = 32
 """Half-planes that a convex hull is cut from."""
+_ROUNDING = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
 class _Coarse:
-    """A grid averaged to voxels of about 6 mm: (Z, X, Y) as before."""
+    """A volume averaged to voxels of about 6 mm, (Z, X, Y) as before."""
 
-    voxels: NDArray[np.float32]
-    body: Mask
-    spacing_mm: NDArray[np.float64]
+    seen: Thinned
+
+    @property
+    def times(self) -> tuple[int, int, int]:
+        """Voxels of the grid along z, x, y that one is the mean of."""
+        return max(1, round(STEP_MM / float(self.seen.grid.spacing_mm[0]))), *self.seen.times
+
+    @cached_property
+    def spacing_mm(self) -> NDArray[np.float64]:
+        return self.seen.grid.spacing_mm * self.times
+
+    @cached_property
+    def voxels(self) -> NDArray[np.float32]:
+        return averaged(self.seen.voxels, 0, self.times[0])
+
+    @cached_property
+    def body(self) -> Mask:
+        return averaged(self.seen.share, 0, self.times[0]) >= 0.5
 
     @property
     def voxel_ml(self) -> float:
         return float(self.spacing_mm.prod()) / 1000
 
 
-def compartments(grid: PatientGrid, body: Mask, kinds: Container[str] | None = None) -> dict[Kind, Mask]:
+def compartments(seen: Thinned, kinds: Container[str] | None = None) -> dict[Kind, Mask]:
     """Find a volume's compartments: kind to mask (Z, X, Y); one that the volume does not show is left out.
 
     Lungs are the thoracic cavity on both sides, not the air in it: each side's convex hull and the other side's
@@ -65,13 +84,10 @@ def compartments(grid: PatientGrid, body: Mask, kinds: Container[str] | None = N
 
     Parameters
     ----------
-    grid, body : PatientGrid and (Z, X, Y) bool
-        See `indexer.body.body_mask`.
     kinds : container of str, optional
         Only these are looked for.
     """
-    window = around(body)
-    coarse, thinning = _averaged(grid.voxels[window], body[window], grid.spacing_mm)
+    coarse = _Coarse(seen)
     find: dict[Kind, Callable[[_Coarse], Mask]] = {
         LUNGS: _lungs,
         BRAIN: _brain,
@@ -79,35 +95,15 @@ def compartments(grid: PatientGrid, body: Mask, kinds: Container[str] | None = N
         BONES: _bones,
         INNER: _inner,
     }
-    wanted = [kind for kind in OF_MODALITY.get(grid.modality, ()) if kinds is None or kind in kinds]
+    wanted = [kind for kind in OF_MODALITY.get(seen.grid.modality, ()) if kinds is None or kind in kinds]
     found = {kind: find[kind](coarse) for kind in wanted}
     whole: dict[Kind, Mask] = {}
     for kind, mask in found.items():
         if mask.any():
-            whole[kind] = np.zeros(body.shape, np.bool_)
-            whole[kind][window] = _restored(mask, thinning, body[window].shape) & body[window]
+            within = seen.body[seen.window]
+            whole[kind] = np.zeros(seen.body.shape, np.bool_)
+            whole[kind][seen.window] = _restored(mask, coarse.times, within.shape) & within
     return whole
-
-
-def around(body: Mask) -> tuple[slice, slice, slice]:
-    """All of z, and what of x and y the body takes."""
-    shadow = np.asarray(body.any(axis=0))
-    xs, ys = np.flatnonzero(shadow.any(axis=1)), np.flatnonzero(shadow.any(axis=0))
-    return slice(None), slice(int(xs[0]), int(xs[-1]) + 1), slice(int(ys[0]), int(ys[-1]) + 1)
-
-
-def _averaged(
-    voxels: NDArray[np.float32], body: Mask, spacing_mm: NDArray[np.float64]
-) -> tuple[_Coarse, tuple[int, ...]]:
-    thinning = tuple(max(1, round(_STEP_MM / step)) for step in spacing_mm)
-
-    def average(values: NDArray[np.float32]) -> NDArray[np.float32]:
-        image = torch.from_numpy(values)[None, None]
-        pooled = functional.avg_pool3d(image, thinning, ceil_mode=True, count_include_pad=False)
-        return np.asarray(pooled[0, 0].numpy())
-
-    inside = average(body.astype(np.float32)) >= 0.5
-    return _Coarse(average(voxels), inside, spacing_mm * thinning), thinning
 
 
 def _restored(mask: Mask, thinning: tuple[int, ...], shape: tuple[int, ...]) -> Mask:
@@ -129,7 +125,7 @@ def _lungs(coarse: _Coarse) -> Mask:
         sides = [_hull(air[z] & lateral & side) for side in (right, left)]
         mirrored = [_mirrored(side, middle) for side in sides]
         cavity[z] = sides[0] | sides[1] | (mirrored[1] & right & lateral) | (mirrored[0] & left & lateral)
-    return cavity & (_depth_mm(coarse.body, coarse.spacing_mm, in_plane=True) > _WALL_MM)
+    return cavity & _eroded(coarse.body, _WALL_MM, coarse.spacing_mm, in_plane=True)
 
 
 def _lung_air(coarse: _Coarse) -> Mask:
@@ -137,7 +133,7 @@ def _lung_air(coarse: _Coarse) -> Mask:
     labels, sizes = parts(air)
     if not sizes.size:
         return air
-    core = _depth_mm(air, coarse.spacing_mm) > _STEP_MM
+    core = _eroded(air, STEP_MM, coarse.spacing_mm)
     inside = np.bincount(labels[core], minlength=len(sizes) + 1)[1:]
     gas = np.bincount(labels[core], coarse.voxels[core] < _GAS_HU, len(sizes) + 1)[1:]
     kept = (sizes * coarse.voxel_ml >= _LEAST_LUNG_ML) & (gas < _MOST_GAS * inside)
@@ -161,16 +157,40 @@ def _hull(mask: Mask) -> Mask:
     points = np.argwhere(mask)
     if len(points) < 3:
         return mask
+    lowest, highest = points.min(axis=0), points.max(axis=0) + 1
     angles = np.arange(_DIRECTIONS) * (2 * np.pi / _DIRECTIONS)
     directions = np.stack([np.cos(angles), np.sin(angles)])
-    everywhere = np.moveaxis(np.indices(mask.shape), 0, -1) @ directions
-    return np.asarray((everywhere <= (points @ directions).max(axis=0) + 1e-6).all(axis=-1))
+    near = np.moveaxis(np.indices((highest - lowest).tolist()), 0, -1) @ directions
+    farthest = ((points - lowest) @ directions).max(axis=0)
+    hull = np.zeros_like(mask)
+    hull[lowest[0] : highest[0], lowest[1] : highest[1]] = (near <= farthest + _ROUNDING).all(axis=-1)
+    return hull
 
 
 def _brain(coarse: _Coarse) -> Mask:
+    """Tissue as dense as brain with bone in nearly all directions of its slice: a skull may have gaps."""
     bone = (coarse.voxels > _BONE_HU) & coarse.body
-    inside = _filled(bone, _SOLID_RADIUS_MM, coarse) & ~bone
-    return _large(_opened(inside, _SOLID_RADIUS_MM, coarse.spacing_mm), _LEAST_BRAIN_ML / coarse.voxel_ml)
+    of_skull = bone.sum(axis=(1, 2)) > _LEAST_SKULL * coarse.body.sum(axis=(1, 2))
+    enclosed = np.zeros_like(bone)
+    enclosed[of_skull] = _beset(bone[of_skull]) & ~bone[of_skull]
+    low, high = _BRAIN_HU
+    brain = enclosed & (coarse.voxels > low) & (coarse.voxels < high)
+    if not brain.any():
+        return brain
+    thick = _opened(brain, _SOLID_RADIUS_MM, coarse.spacing_mm)
+    return _enclosed(_large(thick, _LEAST_BRAIN_ML / coarse.voxel_ml)) & ~bone
+
+
+def _beset(mask: Mask) -> Mask:
+    """Where at least `_BESET` of the eight directions of a slice, diagonals among them, lead to a mask."""
+    seen = np.zeros(mask.shape, np.uint8)
+    for direction in np.argwhere(np.arange(9).reshape(3, 3) != 4) - 1:
+        reached, far = mask.copy(), 1
+        while far < max(mask.shape[1:]):
+            _add_moved(reached, reached.copy(), [0, *(far * direction).tolist()])
+            far *= 2
+        seen += reached
+    return seen >= _BESET
 
 
 def _organs(coarse: _Coarse) -> Mask:
@@ -187,7 +207,7 @@ def _bones(coarse: _Coarse) -> Mask:
 
 
 def _inner(coarse: _Coarse) -> Mask:
-    return np.asarray(_depth_mm(coarse.body, coarse.spacing_mm, in_plane=True) > _INNER_MM)
+    return _eroded(coarse.body, _INNER_MM, coarse.spacing_mm, in_plane=True)
 
 
 def _filled(mask: Mask, radius_mm: float, coarse: _Coarse) -> Mask:
@@ -213,21 +233,31 @@ def _large(mask: Mask, voxels: float) -> Mask:
 
 
 def _opened(mask: Mask, radius_mm: float, spacing_mm: NDArray[np.float64]) -> Mask:
-    """Opening by a ball, by distances; beyond the grid the mask goes on."""
-    core = _depth_mm(mask, spacing_mm) > radius_mm
-    if not core.any():
-        return core
-    return np.asarray(_depth_mm(~core, spacing_mm) <= radius_mm)
+    """Opening by a ball; beyond the grid the mask goes on."""
+    return _dilated(_eroded(mask, radius_mm, spacing_mm), radius_mm, spacing_mm)
 
 
-def _depth_mm(mask: Mask, spacing_mm: NDArray[np.float64], *, in_plane: bool = False) -> NDArray[np.float32]:
-    """Distance of each voxel of a mask to the nearest outside it; 0 outside. Beyond the grid the mask goes on."""
-    if mask.all():
-        return np.full(mask.shape, np.inf, np.float32)
-    image = sitk.GetImageFromArray((~mask).view(np.uint8))
-    far = 1e3 if in_plane else 1.0
-    image.SetSpacing([float(spacing_mm[2]), float(spacing_mm[1]), float(spacing_mm[0]) * far])
-    distance = sitk.SignedMaurerDistanceMap(
-        image, insideIsPositive=False, squaredDistance=False, useImageSpacing=True
-    )
-    return np.asarray(np.maximum(sitk.GetArrayFromImage(distance), 0.0), dtype=np.float32)
+def _eroded(mask: Mask, radius_mm: float, spacing_mm: NDArray[np.float64], *, in_plane: bool = False) -> Mask:
+    """What of a mask is farther than the radius from all that is outside; beyond the grid the mask goes on."""
+    return ~_dilated(~mask, radius_mm, spacing_mm, in_plane=in_plane)
+
+
+def _dilated(mask: Mask, radius_mm: float, spacing_mm: NDArray[np.float64], *, in_plane: bool = False) -> Mask:
+    """Voxels whose centres are no farther than the radius from one of a mask's."""
+    radius_mm *= 1 + _ROUNDING
+    reach = (radius_mm / spacing_mm).astype(int)
+    moves = np.indices((2 * reach + 1).tolist()).reshape(3, -1).T - reach
+    near = ((moves * spacing_mm) ** 2).sum(axis=1) <= radius_mm**2
+    if in_plane:
+        near &= moves[:, 0] == 0
+    grown = mask.copy()
+    for move in moves[near].tolist():
+        _add_moved(grown, mask, move)
+    return grown
+
+
+def _add_moved(grown: Mask, mask: Mask, move: Sequence[int]) -> None:
+    """Add to a mask another one, moved; what is moved beyond the edge is lost."""
+    if all(abs(n) < length for n, length in zip(move, mask.shape, strict=True)):
+        to, of = (tuple(slice(max(0, n), min(0, n) or None) for n in (s * m for m in move)) for s in (1, -1))
+        grown[to] |= mask[of]

@@ -14,12 +14,11 @@ from torch import Tensor
 
 from config.errors import ConfigError
 from indexer import heads, levels, projection, regions, scored
-from indexer.body import body_mask
+from indexer.body import around, body_mask
 from indexer.bundle import Bundle, InputSpec
 from indexer.catalog.embeddings import GLOBAL, EmbeddedChunk
 from indexer.chunks import Lattice, Slab, share_of, slabs
 from indexer.clipping import patient_grid
-from indexer.compartments import around
 from indexer.device import Engine, choose
 from indexer.errors import Parked
 from indexer.feature_map import FeatureMap
@@ -220,7 +219,7 @@ class MonaiEncoder:
         image, window = _prepared(grid, body, self.bundle.input)
         prepared = time.perf_counter()
         features = self._features(image)
-        if not features.isfinite().all():
+        if not features.sum().isfinite():  # one value that is not finite is enough, and no copy is made
             raise Parked(f"encoder {self.bundle.name} computed values that are not finite")
         seconds = {"resample": prepared - start, "encode": time.perf_counter() - prepared}
         places = tuple(features.shape[1:])
@@ -240,7 +239,7 @@ class MonaiEncoder:
             before, after = max(0, first - _HALO_CELLS), min(count, last + _HALO_CELLS)
             part = self._run(image[before * stride : after * stride])
             parts.append(part[:, first - before : last - before])
-        return torch.cat(parts, dim=1)
+        return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
 
     @torch.inference_mode()
     def _run(self, image: NDArray[np.float32]) -> Tensor:

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from indexer.chunks import Lattice
-from indexer.regions import LEAST_SHARE
 from indexer.resample import PatientGrid
+from indexer.thinned import Thinned
 
 Floats = NDArray[np.float64]
 
@@ -50,6 +50,11 @@ class FeatureMap:
         """From one feature to the next along z."""
         return float(self.lattice.stride[0] * self.grid.spacing_mm[0])
 
+    @cached_property
+    def thinned(self) -> Thinned:
+        """The volume, averaged to coarser pixels."""
+        return Thinned(self.grid, self.body)
+
     def pooled(self, cells: Sequence[slice]) -> NDArray[np.float32]:
         """Mean and deviation over the body within each of N windows along z: (N, 2 C)."""
         weight, total, squares = self._sums
@@ -75,17 +80,11 @@ class FeatureMap:
         total, squares = (np.stack(one) for one in zip(*sums, strict=True))
         return weights.sum(axis=1), total, squares
 
-    def cells(self, window: slice, share: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Both layers' features in a compartment's cells within a window along z: (n, C + F) and shares (n,).
-
-        Parameters
-        ----------
-        share : (z, x, y) float32
-            Of the compartment in each feature's surroundings.
-        """
-        seen = share[window] > LEAST_SHARE
-        both = torch.cat([self.features[:, window], self.finer[:, window]])
-        return both[:, torch.from_numpy(seen)].T.numpy(), share[window][seen]
+    def cells(self, where: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """Both layers' features in the cells that are marked (z, x, y), in their order: (n, C + F)."""
+        at = torch.from_numpy(where)
+        rows = [layer.movedim(0, -1)[at] for layer in (self.features, self.finer)]
+        return np.asarray(torch.cat(rows, dim=1).numpy())
 
 
 def pool(features: Tensor, weights: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -149,7 +149,7 @@ def column_of(seen: FeatureMap, *, dome: bool = False) -> Column:
     around = [slice(max(0, cell - half), min(count, cell + half + 1)) for cell in present.tolist()]
     edges = np.array([seen.lattice.edges_z(slice(cell, cell + 1)) for cell in present.tolist()])
     heights = (edges.mean(axis=1) + 0.5) * seen.grid.spacing_mm[0]
-    return Column(seen.pooled(around), heights, right_dome_mm(seen.grid, seen.body) if dome else None)
+    return Column(seen.pooled(around), heights, right_dome_mm(seen.thinned) if dome else None)
 
 
 def reference(column: Column, landmarks_mm: dict[str, float], series: SeriesInstanceUID) -> Atlas:

@@ -47,9 +47,12 @@ class ResNetFeatures(FeatureNetwork):
         self._finer = 0
         if finer:
             self._finer = wanted.index(finer) + 1
-            self.finer_channels = 2 * spec.planes[self._finer - 1] * expansion
+            channels = spec.planes[self._finer - 1] * expansion
+            self.finer_channels = 2 * channels
             steps = zip(spec.stride(layer), spec.stride(finer), strict=True)
-            self._ratio = tuple(coarse // fine for coarse, fine in steps)
+            z, x, y = (coarse // fine for coarse, fine in steps)
+            self._ratio, self._around = (z, x, y), (2 * (z // 2) + 1, 2 * (x // 2) + 1, 2 * (y // 2) + 1)
+            self._ones = nn.Parameter(torch.ones(channels, 1, *self._around), requires_grad=False)
 
     def _features(self, image: Tensor) -> Tensor:
         features: Tensor = self.stem(image)
@@ -73,13 +76,17 @@ class ResNetFeatures(FeatureNetwork):
     def _onto_lattice(self, finer: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and greatest of a finer layer's features around each place of the lattice, on which they centre.
 
-        In float32: on the CPU, PyTorch averages nothing in bfloat16.
+        A convolution adds up: on the CPU, PyTorch's pooling averages nothing in bfloat16, and is slow in float32.
         """
-        around = tuple(2 * (ratio // 2) + 1 for ratio in self._ratio)
-        padding = tuple(ratio // 2 for ratio in self._ratio)
-        finer, dtype = finer.float(), finer.dtype
-        mean = functional.avg_pool3d(finer, around, self._ratio, padding, count_include_pad=False)
-        return mean.to(dtype), functional.max_pool3d(finer, around, self._ratio, padding).to(dtype)
+        (z, x, y), ratio = self._around, self._ratio
+        padding = (z // 2, x // 2, y // 2)
+        total = functional.conv3d(finer, self._ones, None, ratio, padding, groups=finer.shape[1]).float()
+        for axis, (around, step) in enumerate(zip(self._around, ratio, strict=True), start=2):
+            there, window = total.new_ones(1, 1, finer.shape[axis]), total.new_ones(1, 1, around)
+            counts = functional.conv1d(there, window, None, step, around // 2)  # fewer at either end
+            total = total / counts.reshape([-1 if one == axis else 1 for one in range(5)])
+        greatest = functional.max_pool3d(finer, self._around, ratio, padding)
+        return total.to(finer.dtype), greatest
 
 
 class SwinFeatures(FeatureNetwork):

@@ -2,15 +2,16 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import compress
 
 import numpy as np
 from numpy.typing import NDArray
 
 from indexer.body import Mask
 from indexer.chunks import Lattice, Slab, share_of
-from indexer.compartments import Kind, around, compartments
+from indexer.compartments import Kind, compartments
 from indexer.feature_map import FeatureMap
-from indexer.regions import LEAST_CELLS, Region
+from indexer.regions import LEAST_CELLS, LEAST_SHARE, Region
 from indexer.scored import LEAST_PLACES, SHOWN, ScoredKind
 
 Vectors = Iterator[NDArray[np.float32] | None]
@@ -39,8 +40,8 @@ class Regional:
         """Embed what each chunk shows enough of: kind to vector."""
         found: list[dict[str, NDArray[np.float32]]] = [{} for _ in cuts]
         kinds = {*self.regions, *self.scored}
-        for kind, mask in (compartments(seen.grid, seen.body, kinds) if kinds else {}).items():
-            within = mask[around(seen.body)]
+        for kind, mask in (compartments(seen.thinned, kinds) if kinds else {}).items():
+            within = mask[seen.thinned.window]
             vectors = (
                 self._told(kind, seen, within, cuts)
                 if kind in self.scored
@@ -53,9 +54,12 @@ class Regional:
 
     def _seen(self, kind: Kind, seen: FeatureMap, mask: Mask, cuts: Sequence[Slab]) -> Vectors:
         share = share_of(mask, seen.lattice, tuple(seen.features.shape[1:]))
-        for cut in cuts:
-            enough = share[cut.cells].sum() >= LEAST_CELLS
-            yield self.regions[kind](*seen.cells(cut.cells, share)) if enough else None
+        where = share > LEAST_SHARE
+        before = np.concatenate([[0], where.sum(axis=(1, 2)).cumsum()])  # cells below each plane
+        enough = [share[cut.cells].sum() >= LEAST_CELLS for cut in cuts]
+        rows = [slice(*before[[cut.cells.start, cut.cells.stop]]) for cut in cuts]
+        vectors = self.regions[kind].chunks(seen.cells(where), share[where], compress(rows, enough))
+        return (next(vectors) if yes else None for yes in enough)
 
     def _told(self, kind: Kind, seen: FeatureMap, mask: Mask, cuts: Sequence[Slab]) -> Vectors:
         scores = seen.scores[self._channels(kind)].numpy()

@@ -1,6 +1,6 @@
 """Embeddings of compartments: from the cells of the same feature map, weighted by how unusual they are."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path
@@ -72,14 +72,22 @@ class Region:
         shares : (n,) float32
             Of the compartment in each of them.
         """
+        return next(self.chunks(features, shares, [slice(None)]))
+
+    def chunks(self, features: Rows, shares: Rows, chunks: Iterable[slice]) -> Iterator[Rows]:
+        """Embed a compartment of several chunks, which may share cells: `chunks` says which are each one's."""
         standard = self.standard(features)
-        plain = _unit(self.plain(standard, shares) - self.centre)
-        if not self.trained.size:
-            return np.pad(plain, (0, EMBEDDING_DIM - PLAIN_DIM))
-        trained = _unit(self.told(standard, shares))
-        joined = np.sqrt(1 - TRAINED_WEIGHT) * plain, np.sqrt(TRAINED_WEIGHT) * trained
-        rest = EMBEDDING_DIM - PLAIN_DIM - len(trained)
-        return _unit(np.pad(np.concatenate(joined), (0, rest)).astype(np.float32))
+        unusual, scores = self._unusual(standard), self.scores(standard)
+        distances = np.linalg.norm(unusual, axis=1)
+        for at in chunks:
+            plain = _unit(_focal(unusual[at], distances[at], shares[at]) - self.centre)
+            if not self.trained.size:
+                yield np.pad(plain, (0, EMBEDDING_DIM - PLAIN_DIM))
+                continue
+            trained = _unit(self._told(scores[at], shares[at]))
+            joined = np.sqrt(1 - TRAINED_WEIGHT) * plain, np.sqrt(TRAINED_WEIGHT) * trained
+            rest = EMBEDDING_DIM - PLAIN_DIM - len(trained)
+            yield _unit(np.pad(np.concatenate(joined), (0, rest)).astype(np.float32))
 
     def standard(self, features: Rows) -> Rows:
         """Standardise features (n, F)."""
@@ -87,20 +95,27 @@ class Region:
 
     def plain(self, standard: Rows, shares: Rows) -> Rows:
         """Pool what is unusual in standardised cells, without any label: (192,)."""
-        unusual = standard - (standard @ self.common * (1 - self.damping)) @ self.common.T
-        distance = np.linalg.norm(unusual, axis=1)
-        weights = shares * (distance / max(float(distance.max()), 1e-12)) ** _UNUSUAL
-        pooled = (weights / max(float(weights.sum()), 1e-12)) @ unusual
-        return np.asarray(pooled @ _drawn(unusual.shape[1]), dtype=np.float32)
+        unusual = self._unusual(standard)
+        return _focal(unusual, np.linalg.norm(unusual, axis=1), shares)
+
+    def _unusual(self, standard: Rows) -> Rows:
+        return np.asarray(standard - (standard @ self.common * (1 - self.damping)) @ self.common.T)
 
     def scores(self, standard: Rows) -> Rows:
         """How much each standardised cell (n, F) looks like each finding: (n, K)."""
         return np.asarray(standard @ self.cells + self.offset, dtype=np.float32)
 
-    def told(self, standard: Rows, shares: Rows) -> Rows:
+    def _told(self, scores: Rows, shares: Rows) -> Rows:
         """Directions that tell findings apart, from the pooled scores of a chunk's cells: (T,)."""
-        pooled = pool_scores(self.scores(standard), shares)
+        pooled = pool_scores(scores, shares)
         return np.asarray((pooled - self.score_mean) / self.score_scale @ self.trained, dtype=np.float32)
+
+
+def _focal(unusual: Rows, distances: Rows, shares: Rows) -> Rows:
+    """Pool what is unusual in cells (n, F), each weighted by how much of it there is (n,): (192,)."""
+    weights = shares * (distances / max(float(distances.max()), 1e-12)) ** _UNUSUAL
+    pooled = (weights / max(float(weights.sum()), 1e-12)) @ unusual
+    return np.asarray(pooled @ _drawn(unusual.shape[1]), dtype=np.float32)
 
 
 def pool_scores(scores: Rows, shares: Rows) -> Rows:

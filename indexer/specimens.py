@@ -8,9 +8,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from indexer.body import Mask
+from indexer.body import Mask, around
 from indexer.chunks import share_of
-from indexer.compartments import Kind, around, compartments
+from indexer.compartments import Kind, compartments
 from indexer.encoder import MonaiEncoder
 from indexer.feature_map import FeatureMap, pool
 from indexer.insertion.findings import CLEAN, Finding, of_compartment
@@ -23,6 +23,7 @@ from indexer.regions import LEAST_SHARE
 from indexer.resample import PatientGrid, resample
 from indexer.scored import SCORED, SHOWN
 from indexer.scored_fit import FineExample
+from indexer.thinned import Thinned
 from indexer.volume import Volume
 
 Role = Literal["clean", "training", "testing"]
@@ -129,7 +130,7 @@ class _Bench:
         body = self._encoder.body_of(grid)
         self._scanner = scanner_of(grid, body, self._slice_mm)
         if self._findings:
-            yield from slabs_of(grid, body, compartments(grid, body), self._kind)
+            yield from slabs_of(grid, body, compartments(Thinned(grid, body)), self._kind)
 
     def single(self, style: Style, place: str, slab: Slab, *, all_sizes: bool) -> Iterator[Specimen]:
         """One finding a slab."""
@@ -176,13 +177,11 @@ class _Bench:
     ) -> Specimen | None:
         """Run the network; None where the changed slab no longer shows the compartment."""
         seen = self._encoder.map_of(grid)
-        masks = compartments(grid, seen.body, {self._kind})
+        masks = compartments(seen.thinned, {self._kind})
         if self._kind not in masks:
             return None
         share = self._share(seen, masks[self._kind], slab.span)
-        places = np.argwhere(share > LEAST_SHARE)
-        at = (places[:, 0], places[:, 1], places[:, 2])
-        cells = np.moveaxis(_cells(seen), 0, -1)[at]
+        at = share > LEAST_SHARE
         inserted = {name: self._share(seen, one > _SHOWN, slab.span)[at] for name, one in shares.items()}
         label = finding.label(size_mm) if finding else ("" if shares else CLEAN)
         fine = self._fine(grid, seen.body, masks[self._kind], slab.span, label, shares)
@@ -191,10 +190,10 @@ class _Bench:
         return Specimen(
             role=role,
             slab=place,
-            example=Example(self._patient, cells, share[at], label, inserted),
+            example=Example(self._patient, seen.cells(at), share[at], label, inserted),
             finding=finding,
             size_mm=size_mm,
-            places=places,
+            places=np.argwhere(at),
             whole=pool(seen.features, self._share(seen, seen.body, slab.span)),
             histogram=_histogram(grid.voxels[slab.span][seen.body[slab.span]]),
             fine=fine if label or fine is None else fine.teaching(),
@@ -248,11 +247,6 @@ def _cut(mask: Mask, span: slice, body: Mask) -> Mask:
     within = np.zeros_like(mask)
     within[span] = mask[span]
     return np.ascontiguousarray(within[around(body)])
-
-
-def _cells(seen: FeatureMap) -> NDArray[np.float32]:
-    """Features of both layers of every cell: (C + F, z, x, y)."""
-    return np.concatenate([seen.features.numpy(), seen.finer.numpy()])
 
 
 def _seed(*parts: object) -> int:

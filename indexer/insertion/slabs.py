@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from indexer.body import Mask
-from indexer.compartments import Kind, around
+from indexer.body import Mask, around
+from indexer.compartments import Kind
 from indexer.resample import PatientGrid
 
 SLAB_MM = 96.0

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from indexer.body import body_mask
 from indexer.compartments import BONES, BRAIN, INNER, LUNGS, ORGANS, compartments
 from indexer.resample import PatientGrid
+from indexer.thinned import Thinned
 
 SHAPE = (24, 160, 120)
 Mask = NDArray[np.bool_]
@@ -34,7 +35,7 @@ def thorax(seed: int = 0) -> tuple[NDArray[np.float32], Mask, Mask]:
 
 def found(voxels: NDArray[np.float32], modality: str = "CT") -> dict[str, Mask]:
     grid = grid_of(voxels, modality)
-    return dict(compartments(grid, body_mask(grid)))
+    return dict(compartments(Thinned(grid, body_mask(grid))))
 
 
 def covered(part: Mask, mask: Mask) -> float:
@@ -74,14 +75,23 @@ def test_gas_is_no_lung() -> None:
     assert LUNGS not in found(voxels)
 
 
-def test_the_brain_is_what_the_skull_encloses() -> None:
+def a_head(opened_mm: float = 0.0) -> tuple[NDArray[np.float32], Mask, Mask]:
+    """A skull, a gap of some width sawn into its front, brain and a haemorrhage in it: voxels and both."""
     voxels = np.full(SHAPE, -1000, np.float32)
     voxels[disc(80, 60, 58, 55)] = 40
     voxels[disc(80, 60, 52, 49)] = 900
     inside = disc(80, 60, 46, 43)
     voxels[inside] = 35
+    half = round(opened_mm / 1.5 / 2)
+    voxels[:, 80 - half : 80 + half, 103:109] = 20
     bleeding = disc(80, 60, 10, 10)
     voxels[bleeding] = 68
+    return voxels, inside, bleeding
+
+
+@pytest.mark.parametrize("opened_mm", [0, 50], ids=["closed", "after surgery"])
+def test_the_brain_is_what_the_skull_encloses(opened_mm: float) -> None:
+    voxels, inside, bleeding = a_head(opened_mm)
 
     masks = found(voxels)
 
@@ -89,6 +99,18 @@ def test_the_brain_is_what_the_skull_encloses() -> None:
     assert covered(masks[BRAIN], inside) > 0.95
     assert covered(bleeding, masks[BRAIN]) == 1
     assert covered(inside, masks[BONES]) < 0.2
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6])
+def test_a_pelvis_is_no_skull(share: float) -> None:
+    """Soft tissue within a ring of bone that is open in front, or thin for the body around."""
+    voxels = np.full(SHAPE, -1000, np.float32)
+    voxels[disc(80, 60, 75, 56)] = -100
+    voxels[disc(80, 60, 50, 38)] = 900
+    voxels[disc(80, 60, 47, 35)] = 40
+    voxels[:, round(80 - 50 * share) : round(80 + 50 * share), 60:] = -100
+
+    assert BRAIN not in found(voxels)
 
 
 def test_a_lesion_stays_in_its_organ() -> None:

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from indexer.body import body_mask
 from indexer.domes import right_dome_mm
 from indexer.resample import PatientGrid
+from indexer.thinned import Thinned
 
 STEP_MM = (6.0, 3.0, 3.0)
 SLICES = 50
@@ -21,7 +22,7 @@ def a_trunk() -> NDArray[np.float32]:
 
 def dome_of(voxels: NDArray[np.float32]) -> float | None:
     grid = PatientGrid(voxels, np.ones(voxels.shape, np.bool_), np.zeros(3), np.array(STEP_MM), "CT")
-    return right_dome_mm(grid, body_mask(grid))
+    return right_dome_mm(Thinned(grid, body_mask(grid)))
 
 
 @pytest.mark.parametrize("right_from", [15, 30])

@@ -15,6 +15,7 @@ from indexer.insertion.scene import NoPlace, scanner_of
 from indexer.insertion.slabs import slabs_of
 from indexer.insertion.styles import TESTING, TRAINING, Style
 from indexer.resample import PatientGrid
+from indexer.thinned import Thinned
 
 SHAPE = (38, 130, 96)
 
@@ -35,7 +36,7 @@ def inserted(
 ) -> tuple[PatientGrid, Inserted]:
     grid = chest()
     body = body_mask(grid)
-    place = compartments(grid, body)[LUNGS]
+    place = compartments(Thinned(grid, body))[LUNGS]
     scanner = scanner_of(grid, body, (3.0, 0.8, 0.8))
     return grid, insert(grid, body, place, slice(3, 35), finding, size_mm, style, scanner, (seed,))
 
@@ -137,7 +138,7 @@ def test_slabs_of_a_long_compartment_overlap_and_reach_both_ends() -> None:
 def test_slabs_lie_where_the_compartment_is_wide() -> None:
     grid = chest()
     body = body_mask(grid)
-    masks = compartments(grid, body)
+    masks = compartments(Thinned(grid, body))
     (slab,) = slabs_of(grid, body, masks, LUNGS)
 
     assert (slab.span.stop - slab.span.start) * 3.0 == pytest.approx(96)

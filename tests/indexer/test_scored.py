@@ -12,7 +12,7 @@ from config.errors import ConfigError
 from indexer.bundle import EMBEDDING_DIM, Bundle, Findings, read_bundle
 from indexer.catalog.embeddings import GLOBAL
 from indexer.chunks import share_of
-from indexer.compartments import around, compartments
+from indexer.compartments import compartments
 from indexer.encoder import MonaiEncoder
 from indexer.network import load_network
 from indexer.resample import resample
@@ -229,7 +229,7 @@ def test_an_encoder_with_findings_embeds_compartments_by_their_scores(tmp_path: 
     first = chunks[0].embeddings["ORGANS"]
     assert np.flatnonzero(first).min() == EMBEDDING_DIM - 2
     # The same by hand: scores of the organs' findings, those first in the order of compartments, where organs are.
-    organs = compartments(seen.grid, seen.body)["ORGANS"][around(seen.body)]
+    organs = compartments(seen.thinned)["ORGANS"][seen.thinned.window]
     shown = share_of(organs, encoder.fine_lattice, tuple(seen.scores.shape[1:])) > SHOWN
     cut = slice(0, round(bundle.pooling.chunk_mm / seen.cell_mm) * 4)
     rows = seen.scores[:2, cut].numpy()[:, shown[cut]].T
