@@ -14,7 +14,7 @@ from indexer.insertion.findings import CLEAN
 from indexer.ridge import Sums
 from indexer.scored import Rows, ScoredKind, pool_logits
 
-_UNITS, _FEW_UNITS = 96, 48
+_UNITS, _FEW_UNITS = 32, 32
 _STEPS = 1000
 _ANY, _SHOWING = 192, 32
 """Places of each patient in a step: any, and of each finding."""
