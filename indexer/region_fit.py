@@ -1,7 +1,7 @@
 """Fitting a compartment's embedding: what varies ordinarily, and what tells findings apart."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from operator import add
 
@@ -16,6 +16,8 @@ COMMON_DIRECTIONS = 96
 """In which clean cells vary most; the others are left as they are."""
 _FLOOR = 0.1
 """Of the mean variance of a feature: no direction is blown up beyond it."""
+_LEAST_VIEW = 1e-3
+"""Of the greatest variance: no direction is blown up beyond it."""
 _CELL_RIDGE, _SLAB_RIDGE = 1.0, 0.1
 """Shares of the mean variance of a feature that are added to every one."""
 _SHOWS = 0.15
@@ -41,6 +43,8 @@ class Example:
         Of the slab, as a gallery names it; empty: several findings at once, which teach cells only.
     findings : dict of str to (n,) float32
         Name to the share of each inserted finding in the cells; empty: as scanned.
+    others : (m, F) float32
+        Cells of the body beside the compartment; none: the compartment's own take their place.
     """
 
     patient: str
@@ -48,6 +52,7 @@ class Example:
     shares: Rows
     label: str
     findings: dict[str, Rows]
+    others: Rows = field(default_factory=lambda: np.zeros((0, 0), np.float32))
 
 
 def fit_region(examples: Sequence[Example]) -> Region:
@@ -63,13 +68,25 @@ def fit_region(examples: Sequence[Example]) -> Region:
     mean, scale = cells.mean(axis=0), cells.std(axis=0) + 1e-6
     empty = np.zeros((len(mean), 0), np.float32), *(np.zeros(0, np.float32),) * 3, np.zeros((0, 0), np.float32)
     common, damping = _ordinary(np.clip((cells - mean) / scale, -5.0, 5.0))
-    plain = Region(mean, scale, common, damping, np.zeros(PLAIN_DIM, np.float32), *empty)
+    plain = Region(mean, scale, common, damping, *(np.zeros(0, np.float32),) * 2, *empty)
+    beside = [one.others for one in clean if len(one.others)]
+    views = _views(plain.unusual(plain.standard(np.concatenate(beside) if beside else cells)))
+    plain = replace(plain, views=views)
     centre = np.mean([plain.plain(plain.standard(one.features), one.shares) for one in clean], axis=0)
-    parts = (mean, scale, common, damping, centre.astype(np.float32))
+    plain = replace(plain, centre=centre.astype(np.float32))
     names = sorted({name for one in examples for name in one.findings})
-    if not names:
-        return Region(*parts, *empty)
-    return Region(*parts, *_trained(plain, examples, names))
+    return _trained(plain, examples, names) if names else plain
+
+
+def _views(unusual: Rows) -> Rows:
+    """Directions in which other tissue differs from the compartment's (F, V), each divided by its extent.
+
+    Drawn ones would do for anything unusual alike; what disease puts in its place is tissue, fluid or air.
+    """
+    values, directions = np.linalg.eigh(unusual.T.astype(np.float64) @ unusual / len(unusual))
+    greatest = slice(None, -min(PLAIN_DIM, len(unusual)) - 1, -1)
+    extents = np.sqrt(values[greatest].clip(_LEAST_VIEW * values[-1]) / values[-1])
+    return np.asarray(directions[:, greatest] / extents, dtype=np.float32)
 
 
 def _ordinary(standard: Rows) -> tuple[Rows, Rows]:
@@ -82,8 +99,8 @@ def _ordinary(standard: Rows) -> tuple[Rows, Rows]:
     return directions[:, kept].astype(np.float32), damping.astype(np.float32)
 
 
-def _trained(plain: Region, examples: Sequence[Example], names: Sequence[str]) -> tuple[Rows, ...]:
-    """Cells' scores, and directions of the pooled scores of slabs that the cells' scores were not fitted to."""
+def _trained(plain: Region, examples: Sequence[Example], names: Sequence[str]) -> Region:
+    """Add cells' scores, and directions of the pooled scores of slabs that the cells' scores were not fitted to."""
     patients = sorted({one.patient for one in examples})
     sums = {who: _cell_sums(plain, [one for one in examples if one.patient == who], names) for who in patients}
     cells, offset = reduce(add, sums.values()).ridge(_CELL_RIDGE)
@@ -102,7 +119,7 @@ def _trained(plain: Region, examples: Sequence[Example], names: Sequence[str]) -
     weights = (1.0 / np.bincount(codes)[codes]).astype(np.float32)
     targets = np.eye(codes.max() + 1, dtype=np.float32)[codes]
     trained, _ = Sums.of((rows - mean) / scale, targets, weights).ridge(_SLAB_RIDGE)
-    return cells, offset, mean, scale, trained
+    return replace(plain, cells=cells, offset=offset, score_mean=mean, score_scale=scale, trained=trained)
 
 
 def _cell_sums(plain: Region, examples: Sequence[Example], names: Sequence[str]) -> Sums:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +11,10 @@ from config.errors import ConfigError
 from indexer import kind_files
 from indexer.bundle import EMBEDDING_DIM
 from indexer.compartments import Kind
-from indexer.projection import orthonormal
 
 Rows = NDArray[np.float32]
 PLAIN_DIM = 192
-"""Dimensions of the part that no label had a say in; the trained part has what is left of the embedding."""
+"""Dimensions of the part that no label has a say in; the trained part has what is left of the embedding."""
 LEAST_SHARE = 0.02
 """Of the compartment in a cell's surroundings: cells with less are not looked at."""
 LEAST_CELLS = 3.0
@@ -28,7 +26,6 @@ _UNUSUAL = 12
 """Power of a cell's distance from the usual that it counts by: a focal finding must not drown in healthy cells."""
 _GREATEST = (1, 3, 8, 20)
 """Each finding's greatest scores are averaged over so many cells: how much of the compartment it takes."""
-_SEED = 7
 _FULL_SHARE_PERCENTILE = 90
 
 
@@ -42,7 +39,9 @@ class Region:
         Of each feature over cells of reference slabs.
     common, damping : (F, P) and (P,) float32
         Directions in which such cells ordinarily vary, and what is left of each.
-    centre : (192,) float32
+    views : (F, V) float32
+        Directions that the plain part is seen from, at most 192: in which other tissue is unusual, evened out.
+    centre : (V,) float32
         Of the plain part over reference slabs.
     cells, offset : (F, K) and (K,) float32
         Score of each finding in a cell; K may be 0.
@@ -55,6 +54,7 @@ class Region:
     scale: Rows
     common: Rows
     damping: Rows
+    views: Rows
     centre: Rows
     cells: Rows
     offset: Rows
@@ -77,45 +77,44 @@ class Region:
     def chunks(self, features: Rows, shares: Rows, chunks: Iterable[slice]) -> Iterator[Rows]:
         """Embed a compartment of several chunks, which may share cells: `chunks` says which are each one's."""
         standard = self.standard(features)
-        unusual, scores = self._unusual(standard), self.scores(standard)
+        unusual, scores = self.unusual(standard), self.scores(standard)
         distances = np.linalg.norm(unusual, axis=1)
         for at in chunks:
-            plain = _unit(_focal(unusual[at], distances[at], shares[at]) - self.centre)
-            if not self.trained.size:
-                yield np.pad(plain, (0, EMBEDDING_DIM - PLAIN_DIM))
-                continue
-            trained = _unit(self._told(scores[at], shares[at]))
-            joined = np.sqrt(1 - TRAINED_WEIGHT) * plain, np.sqrt(TRAINED_WEIGHT) * trained
-            rest = EMBEDDING_DIM - PLAIN_DIM - len(trained)
-            yield _unit(np.pad(np.concatenate(joined), (0, rest)).astype(np.float32))
+            vector = np.zeros(EMBEDDING_DIM, np.float32)
+            vector[: len(self.centre)] = _unit(self._focal(unusual[at], distances[at], shares[at]) - self.centre)
+            if self.trained.size:
+                trained = np.sqrt(TRAINED_WEIGHT) * _unit(self._told(scores[at], shares[at]))
+                vector *= np.float32(np.sqrt(1 - TRAINED_WEIGHT))
+                vector[PLAIN_DIM : PLAIN_DIM + len(trained)] = trained
+            yield _unit(vector)
 
     def standard(self, features: Rows) -> Rows:
         """Standardise features (n, F)."""
         return np.asarray(np.clip((features - self.mean) / self.scale, -_CLIP, _CLIP), dtype=np.float32)
 
     def plain(self, standard: Rows, shares: Rows) -> Rows:
-        """Pool what is unusual in standardised cells, without any label: (192,)."""
-        unusual = self._unusual(standard)
-        return _focal(unusual, np.linalg.norm(unusual, axis=1), shares)
+        """Pool what is unusual in standardised cells, without any label: (V,)."""
+        unusual = self.unusual(standard)
+        return self._focal(unusual, np.linalg.norm(unusual, axis=1), shares)
 
-    def _unusual(self, standard: Rows) -> Rows:
+    def unusual(self, standard: Rows) -> Rows:
+        """Even out directions in which standardised cells (n, F) ordinarily vary."""
         return np.asarray(standard - (standard @ self.common * (1 - self.damping)) @ self.common.T)
 
     def scores(self, standard: Rows) -> Rows:
         """How much each standardised cell (n, F) looks like each finding: (n, K)."""
         return np.asarray(standard @ self.cells + self.offset, dtype=np.float32)
 
+    def _focal(self, unusual: Rows, distances: Rows, shares: Rows) -> Rows:
+        """Pool what is unusual in cells (n, F), each weighted by how much of it there is (n,): (V,)."""
+        weights = shares * (distances / max(float(distances.max()), 1e-12)) ** _UNUSUAL
+        pooled = (weights / max(float(weights.sum()), 1e-12)) @ unusual
+        return np.asarray(pooled @ self.views, dtype=np.float32)
+
     def _told(self, scores: Rows, shares: Rows) -> Rows:
         """Directions that tell findings apart, from the pooled scores of a chunk's cells: (T,)."""
         pooled = pool_scores(scores, shares)
         return np.asarray((pooled - self.score_mean) / self.score_scale @ self.trained, dtype=np.float32)
-
-
-def _focal(unusual: Rows, distances: Rows, shares: Rows) -> Rows:
-    """Pool what is unusual in cells (n, F), each weighted by how much of it there is (n,): (192,)."""
-    weights = shares * (distances / max(float(distances.max()), 1e-12)) ** _UNUSUAL
-    pooled = (weights / max(float(weights.sum()), 1e-12)) @ unusual
-    return np.asarray(pooled @ _drawn(unusual.shape[1]), dtype=np.float32)
 
 
 def pool_scores(scores: Rows, shares: Rows) -> Rows:
@@ -148,20 +147,15 @@ def load(path: Path, features: int) -> dict[str, Region]:
 
 def _check(path: Path, kind: str, one: Region, features: int) -> None:
     directions, findings, told = one.common.shape[-1], one.cells.shape[-1], one.trained.shape[-1]
+    views = one.views.shape[-1]
     pooled = (1 + len(_GREATEST)) * findings
-    expected = [(features,)] * 2 + [(features, directions), (directions,), (PLAIN_DIM,), (features, findings)]
-    expected += [(findings,), (pooled,), (pooled,), (pooled, told)]
+    expected = [(features,)] * 2 + [(features, directions), (directions,), (features, views), (views,)]
+    expected += [(features, findings), (findings,), (pooled,), (pooled,), (pooled, told)]
     parts = [getattr(one, part.name) for part in fields(Region)]
-    if [part.shape for part in parts] != expected or told > EMBEDDING_DIM - PLAIN_DIM:
+    if [part.shape for part in parts] != expected or max(views - PLAIN_DIM, told - EMBEDDING_DIM + PLAIN_DIM) > 0:
         raise ConfigError([f"regions {path}: {kind} is not for {features} features: fit it anew"])
     if one.scale.min() <= 0:
         raise ConfigError([f"regions {path}: {kind} holds values that are no embedding's"])
-
-
-@lru_cache(maxsize=4)
-def _drawn(features: int) -> Rows:
-    """Directions that the plain part is seen from, drawn from a seed: they are not stored."""
-    return orthonormal(features, PLAIN_DIM, _SEED)
 
 
 def _unit(vector: Rows) -> Rows:

@@ -31,6 +31,8 @@ _COMPOSITES, _TOGETHER = 8, 3
 """Training slabs with several findings at once, and how many: they teach cells at the price of one pass."""
 _DRAWS = 2
 """Of every finding and size that galleries hold: other sites, sides and shapes."""
+_OF_BODY = 0.5
+"""Share of the body in cells beside a compartment."""
 _BINS = np.linspace(-1024, 1024, 65)
 _SHOWN = 0.3
 """Share of a finding from which on a voxel belongs to it."""
@@ -183,6 +185,8 @@ class _Bench:
         share = self._share(seen, masks[self._kind], slab.span)
         at = share > LEAST_SHARE
         inserted = {name: self._share(seen, one > _SHOWN, slab.span)[at] for name, one in shares.items()}
+        body = self._share(seen, seen.body, slab.span)
+        others = seen.cells((body > _OF_BODY) & ~at if role == "clean" else np.zeros_like(at))
         label = finding.label(size_mm) if finding else ("" if shares else CLEAN)
         fine = self._fine(grid, seen.body, masks[self._kind], slab.span, label, shares)
         if fine is not None and not len(fine.first):
@@ -190,11 +194,11 @@ class _Bench:
         return Specimen(
             role=role,
             slab=place,
-            example=Example(self._patient, seen.cells(at), share[at], label, inserted),
+            example=Example(self._patient, seen.cells(at), share[at], label, inserted, others),
             finding=finding,
             size_mm=size_mm,
             places=np.argwhere(at),
-            whole=pool(seen.features, self._share(seen, seen.body, slab.span)),
+            whole=pool(seen.features, body),
             histogram=_histogram(grid.voxels[slab.span][seen.body[slab.span]]),
             fine=fine if label or fine is None else fine.teaching(),
         )
