@@ -18,7 +18,7 @@ from config.errors import ConfigError
 from indexer.network_specs import EfficientNetSpec, Positive, ResNetSpec, SwinSpec, Table
 from indexer.uids import EncoderId
 
-METHOD = 2
+METHOD = 3
 """Of making embeddings: raised whenever a change of the code changes them, so that it is another encoder."""
 EMBEDDING_DIM = 256
 """Length of every embedding."""
