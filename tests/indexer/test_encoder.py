@@ -170,6 +170,22 @@ def test_share_of_counts_the_voxels_around_each_feature() -> None:
     assert patches[:, 1, 1] == pytest.approx([0.25, 0.25, 0.0])
 
 
+@pytest.mark.parametrize(
+    "lattice",
+    [Lattice((2, 4, 4), (0.0,) * 3), Lattice((8, 16, 16), (0.0,) * 3), Lattice((1, 3, 5), (0.0, 1.0, 2.0))],
+)
+def test_share_of_agrees_with_counting_one_by_one(lattice: Lattice) -> None:
+    body = np.random.default_rng(0).random((21, 37, 30)) < 0.6
+    shape = tuple(-(-n // step) for n, step in zip(body.shape, lattice.stride, strict=True))
+
+    share = share_of(body, lattice, shape)
+
+    for place in np.ndindex(*shape):
+        starts = [n * step - lead for n, step, lead in zip(place, lattice.stride, lattice.lead, strict=True)]
+        around = tuple(slice(max(0, at), at + step) for at, step in zip(starts, lattice.stride, strict=True))
+        assert share[place] == pytest.approx(body[around].sum() / np.prod(lattice.stride))
+
+
 @pytest.mark.parametrize("first", [0.0, 3.5])
 def test_body_beyond_the_last_feature_counts_for_none(first: float) -> None:
     share = share_of(np.ones((29, 29, 29), bool), Lattice((8, 8, 8), (first,) * 3), (3, 3, 3))

@@ -71,6 +71,28 @@ def test_embeddings_are_unit_vectors_of_the_common_length(region: Region) -> Non
     assert np.linalg.norm(vector[PLAIN_DIM:]) > 0.5
 
 
+def test_chunks_that_share_cells_are_embedded_as_each_would_be_alone(region: Region) -> None:
+    features, shares = _inputs(7, 1)
+    chunks = [slice(0, 40), slice(20, CELLS), slice(5, 6)]
+
+    for at, vector in zip(chunks, region.chunks(features, shares, chunks), strict=True):
+        np.testing.assert_allclose(vector, region(features[at], shares[at]), atol=1e-5)
+
+
+@pytest.mark.parametrize("direction", [0, 5])
+def test_what_is_unusual_is_seen_from_where_other_tissue_differs(direction: int) -> None:
+    signs = np.where(np.arange(CELLS) % 2, 1, -1)[:, None]
+    clean = [example(patient, None) for patient in range(4)]
+    beside = [one.features + 3 * signs.astype(np.float32) * _LOOKS[direction] for one in clean]
+
+    fitted = fit_region([replace(one, others=others) for one, others in zip(clean, beside, strict=True)])
+
+    (looks,) = fitted.unusual((_LOOKS[direction] / fitted.scale)[None].astype(np.float32))
+    first = fitted.views[:, 0]
+    assert abs(first @ looks) > 0.9 * np.linalg.norm(first) * np.linalg.norm(looks)
+    assert len(fitted.centre) == FEATURES
+
+
 def test_the_most_telling_cell_shows_the_finding(region: Region) -> None:
     features, which = cells_of(7, 2, 5)
     scores = region.scores(region.standard(features))

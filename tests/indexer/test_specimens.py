@@ -46,6 +46,13 @@ def test_a_slab_is_seen_clean_first(specimens: list[Specimen]) -> None:
     assert {one.role for one in others} == {"testing"}
 
 
+def test_clean_slabs_show_what_lies_beside_the_compartment(specimens: list[Specimen]) -> None:
+    for one in specimens:
+        assert len(one.example.others) > 0 if one.role == "clean" else not len(one.example.others)
+        own = {row.tobytes() for row in one.example.features}
+        assert not own & {row.tobytes() for row in one.example.others}
+
+
 def test_a_gallery_holds_every_finding_and_size_in_two_drawings(specimens: list[Specimen]) -> None:
     for finding in of_compartment("LUNGS"):
         for size_mm in finding.shown_mm:
