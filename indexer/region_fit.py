@@ -44,7 +44,7 @@ class Example:
     findings : dict of str to (n,) float32
         Name to the share of each inserted finding in the cells; empty: as scanned.
     others : (m, F) float32
-        Cells of the body beside the compartment; none: the compartment's own take their place.
+        Cells of the body beside the compartment; where there are hardly any, its own count as well.
     """
 
     patient: str
@@ -70,7 +70,9 @@ def fit_region(examples: Sequence[Example]) -> Region:
     common, damping = _ordinary(np.clip((cells - mean) / scale, -5.0, 5.0))
     plain = Region(mean, scale, common, damping, *(np.zeros(0, np.float32),) * 2, *empty)
     beside = [one.others for one in clean if len(one.others)]
-    views = _views(plain.unusual(plain.standard(np.concatenate(beside) if beside else cells)))
+    if sum(map(len, beside)) < PLAIN_DIM:
+        beside.append(cells)
+    views = _views(plain.unusual(plain.standard(np.concatenate(beside))))
     plain = replace(plain, views=views)
     centre = np.mean([plain.plain(plain.standard(one.features), one.shares) for one in clean], axis=0)
     plain = replace(plain, centre=centre.astype(np.float32))
