@@ -1,7 +1,7 @@
 """Files that hold, for each of some compartments, the same arrays: those of a dataclass."""
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -42,15 +42,24 @@ def load(path: Path, of: type[Arrays], what: str) -> dict[str, Arrays]:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             kinds = sorted({name.split(".")[0] for name in arrays})
             names = [part.name for part in fields(of)]  # type: ignore[arg-type]  # every dataclass has fields
+            _check(f"{what} {path}", kinds, names, arrays.files)
             read = {kind: {name: _read(arrays[f"{kind}.{name}"]) for name in names} for kind in kinds}
-    except (OSError, KeyError, ValueError, EOFError, BadZipFile, zlib.error) as error:
+    except (OSError, ValueError, EOFError, BadZipFile, zlib.error) as error:
         raise ConfigError([f"{what} {path}: cannot be read: {error}"]) from error
     for kind, parts in read.items():
-        if kind not in _KINDS:
-            raise ConfigError([f"{what} {path}: expected kinds of {', '.join(sorted(_KINDS))}, got {kind}"])
         if not all(np.isfinite(part).all() for part in parts.values() if part.dtype == np.float32):
             raise ConfigError([f"{what} {path}: {kind} holds values that are no embedding's"])
     return {kind: of(**parts) for kind, parts in read.items()}
+
+
+def _check(file: str, kinds: Sequence[str], names: Sequence[str], held: Collection[str]) -> None:
+    """Refuse a file of something else, and one that another version fitted."""
+    if unknown := sorted({*kinds} - _KINDS):
+        raise ConfigError([f"{file}: expected kinds of {', '.join(sorted(_KINDS))}, got {', '.join(unknown)}"])
+    wanted = [f"{kind}.{name}" for kind in kinds for name in names]
+    if missing := [one for one in wanted if one not in held]:
+        why = "another version fitted it: fit it anew (`pacsimile fit --findings`)"
+        raise ConfigError([f"{file}: lacks {', '.join(missing)}; {why}"])
 
 
 def _kept(values: NDArray[np.generic]) -> np.dtype[np.generic]:

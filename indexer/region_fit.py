@@ -83,7 +83,7 @@ def fit_region(examples: Sequence[Example]) -> Region:
 def _views(unusual: Rows) -> Rows:
     """Directions in which other tissue differs from the compartment's (F, V), each divided by its extent.
 
-    Drawn ones would do for anything unusual alike; what disease puts in its place is tissue, fluid or air.
+    What disease puts in its place is tissue, fluid or air.
     """
     values, directions = np.linalg.eigh(unusual.T.astype(np.float64) @ unusual / len(unusual))
     greatest = slice(None, -min(PLAIN_DIM, len(unusual)) - 1, -1)

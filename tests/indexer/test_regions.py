@@ -130,6 +130,19 @@ def test_a_file_for_other_features_or_kinds_is_refused(region: Region, tmp_path:
         load(path, FEATURES)
 
 
+def test_a_file_that_another_version_fitted_says_what_to_do(region: Region, tmp_path: Path) -> None:
+    path = tmp_path / "regions.npz"
+    save(path, {"LUNGS": region})
+    with np.load(path) as arrays:
+        kept = {name: arrays[name] for name in arrays.files if name != "LUNGS.views"}
+    np.savez(path, **kept)  # type: ignore[arg-type]
+
+    with pytest.raises(
+        ConfigError, match=r"lacks LUNGS\.views; another version fitted it: fit it anew"
+    ):
+        load(path, FEATURES)
+
+
 def test_the_shipped_regions_are_small_and_fit_the_shipped_network() -> None:
     path = read_bundle("ct-astra").region_file()
 
