@@ -137,9 +137,7 @@ def test_a_file_that_another_version_fitted_says_what_to_do(region: Region, tmp_
         kept = {name: arrays[name] for name in arrays.files if name != "LUNGS.views"}
     np.savez(path, **kept)  # type: ignore[arg-type]
 
-    with pytest.raises(
-        ConfigError, match=r"lacks LUNGS\.views; another version fitted it: fit it anew"
-    ):
+    with pytest.raises(ConfigError, match=r"lacks LUNGS\.views; another version fitted it: fit it anew"):
         load(path, FEATURES)
 
 
