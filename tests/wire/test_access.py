@@ -20,6 +20,8 @@ from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind as S
 from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelMove as StudyMove
 from pynetdicom.sop_class import Verification
 
+from indexer.catalog.commitments import CommitmentState
+
 Factory = Callable[..., Any]
 Node = Association = Any
 """`Node` of the conftest; that of the network library, which has no types."""
@@ -264,7 +266,8 @@ def test_what_is_hidden_is_not_committed_to(archive: Node, wait_for: Factory) ->
     )
     status, _ = association.send_n_action(information, 1, PushModel, WellKnown)
     assert status.Status == 0
-    wait_for(lambda: told, PATIENCE_S, "the report")
+    state_of = archive.catalog.commitments.state_of
+    wait_for(lambda: state_of(information.TransactionUID) is CommitmentState.REPORTED, PATIENCE_S, "the report")
     association.release()
     assert [one.ReferencedSOPInstanceUID for one in told[0].ReferencedSOPSequence] == [f"{SEEN}.1.0"]
     (failed,) = told[0].FailedSOPSequence

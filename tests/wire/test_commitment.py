@@ -18,6 +18,7 @@ from engines import catalog_url, variables_of
 from pydicom import Dataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, ImplicitVRLittleEndian, MRImageStorage, generate_uid
 from pynetdicom import AE, build_role, evt
+from pynetdicom.pdu import P_DATA_TF
 from pynetdicom.sop_class import StorageCommitmentPushModel as PushModel
 from pynetdicom.sop_class import StorageCommitmentPushModelInstance as WellKnown
 from pynetdicom.sop_class import Verification
@@ -37,28 +38,45 @@ refused_connections = pytest.mark.filterwarnings(
 """The network library leaves it to Python to close the socket of a connection that was refused."""
 
 
+RESPONSE = b"\x00\x00\x00\x01\x02\x00\x00\x00\x00\x81"
+"""Command Field (0000,0100) of an N-EVENT-REPORT-RSP as it is sent (PS3.7 table E.1-1)."""
+
+
 @dataclass
 class Reports:
-    """What a requester was told, and what it answers: a status, or None for an abort."""
+    """What a requester was told, and what it answers: a status, or None for an abort.
+
+    A requester may leave only when its answers are on their way: after A-RELEASE-RQ there is no P-DATA-TF.
+    """
 
     answers: list[int | None] = field(default_factory=list)
     came: list[tuple[int, Dataset]] = field(default_factory=list)
     events: list[Any] = field(default_factory=list)
     hold: threading.Event | None = None
+    answering: int = 0
+
+    @property
+    def handlers(self) -> list[tuple[Any, Callable[[Event], Any]]]:
+        return [(evt.EVT_N_EVENT_REPORT, self.take), (evt.EVT_PDU_SENT, self.sent)]
 
     def take(self, event: Event) -> tuple[int, None]:
+        answer = self.answers.pop(0) if self.answers else 0x0000
+        self.answering += answer is not None
         self.events.append(event)
         self.came.append((event.request.EventTypeID, event.event_information))
         if self.hold is not None:
             self.hold.wait(PATIENCE_S)
-        answer = self.answers.pop(0) if self.answers else 0x0000
         if answer is None:
             event.assoc.abort()
         return answer or 0x0000, None
 
+    def sent(self, event: Event) -> None:
+        self.answering -= isinstance(event.pdu, P_DATA_TF) and RESPONSE in event.pdu.encode()
+
     def wait(self, count: int = 1) -> tuple[int, Dataset]:
+        """The report of this number, when it is answered; the answer is not waited for while it is held back."""
         deadline = time.monotonic() + PATIENCE_S
-        while len(self.came) < count:
+        while len(self.came) < count or (self.answering and self.hold is None):
             assert time.monotonic() < deadline, "no report came"
             time.sleep(0.02)
         return self.came[count - 1]
@@ -94,7 +112,7 @@ def requester(
         port,
         ae_title=called,
         ext_neg=[build_role(PushModel, scu_role=True)] if roles else [],
-        evt_handlers=[(evt.EVT_N_EVENT_REPORT, reports.take)],
+        evt_handlers=reports.handlers,
     )
     assert association.is_established
     try:
@@ -124,9 +142,7 @@ def listening(port: int, reports: Reports, ae_title: str = "MODALITY") -> Iterat
     entity = AE(ae_title=ae_title)
     entity.require_called_aet = True
     entity.add_supported_context(PushModel, scu_role=False, scp_role=True)
-    server = entity.start_server(
-        ("127.0.0.1", port), block=False, evt_handlers=[(evt.EVT_N_EVENT_REPORT, reports.take)]
-    )
+    server = entity.start_server(("127.0.0.1", port), block=False, evt_handlers=reports.handlers)
     try:
         yield
     finally:
