@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import Literal
 
 import numpy as np
+import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from indexer.body import Mask, parts
@@ -36,6 +37,10 @@ _LEAST_SKULL = 0.08
 """Of a slice's body: bone of a skull takes more."""
 _BESET = 7
 """Of eight directions, those in which bone has to be met."""
+_EVEN, _MOST_CONTRAST_HU = 0.75, 450.0
+"""Of its densest neighbour, as dense is a cell of contrast medium; bone is not, next to its cortex."""
+_VESSEL_MM, _RIM_MM = 9.0, 12.0
+"""Half the width of a vessel from which on it is one, and what of its surroundings may be half filled."""
 _MARROW_MM = 18.0
 """Half the width of a gap in bone that is taken for bone: marrow, and what a lytic lesion of 24 mm leaves open."""
 _SOLID_HU = (-30.0, 240.0)
@@ -70,6 +75,10 @@ class _Coarse:
     def body(self) -> Mask:
         return averaged(self.seen.share, 0, self.times[0]) >= 0.5
 
+    @cached_property
+    def brain(self) -> Mask:
+        return _brain(self)
+
     @property
     def voxel_ml(self) -> float:
         return float(self.spacing_mm.prod()) / 1000
@@ -80,7 +89,8 @@ def compartments(seen: Thinned, kinds: Container[str] | None = None) -> dict[Kin
 
     Lungs are the thoracic cavity on both sides, not the air in it: each side's convex hull and the other side's
     mirror image, so that fluid, consolidation and masses stay inside. The brain is what the skull encloses. Organs
-    are thick parts of other soft tissue with their holes filled; bones likewise.
+    are thick parts of other soft tissue with their holes filled; bones are what is dense, but not thick and even as
+    contrast medium is, with the marrow between.
 
     Parameters
     ----------
@@ -90,7 +100,7 @@ def compartments(seen: Thinned, kinds: Container[str] | None = None) -> dict[Kin
     coarse = _Coarse(seen)
     find: dict[Kind, Callable[[_Coarse], Mask]] = {
         LUNGS: _lungs,
-        BRAIN: _brain,
+        BRAIN: lambda one: one.brain,
         ORGANS: _organs,
         BONES: _bones,
         INNER: _inner,
@@ -197,13 +207,23 @@ def _organs(coarse: _Coarse) -> Mask:
     low, high = _SOLID_HU
     solid = (coarse.voxels > low) & (coarse.voxels < high) & coarse.body
     thick = _opened(solid, _SOLID_RADIUS_MM, coarse.spacing_mm)
-    return _filled(_large(thick, _LEAST_ORGAN_ML / coarse.voxel_ml), _SOLID_RADIUS_MM, coarse) & ~_brain(coarse)
+    return _filled(_large(thick, _LEAST_ORGAN_ML / coarse.voxel_ml), _SOLID_RADIUS_MM, coarse) & ~coarse.brain
 
 
 def _bones(coarse: _Coarse) -> Mask:
     bone = (coarse.voxels > _BONE_HU) & coarse.body
+    bone &= ~_contrast(coarse, bone)
     filled = _filled(bone, _MARROW_MM, coarse)
-    return filled & ~_opened(filled & ~bone, _MARROW_MM, coarse.spacing_mm)
+    return filled & ~_opened(filled & ~bone, _MARROW_MM, coarse.spacing_mm) & ~coarse.brain
+
+
+def _contrast(coarse: _Coarse, bone: Mask) -> Mask:
+    """Heart and vessels full of contrast medium: as dense as bone, but thick and even, without a cortex."""
+    image = sitk.GetImageFromArray(coarse.voxels)
+    highest = sitk.GetArrayFromImage(sitk.GrayscaleDilate(image, (1, 1, 1), sitk.sitkBall))
+    even = bone & (coarse.voxels > _EVEN * highest) & (coarse.voxels < _MOST_CONTRAST_HU)
+    thick = _opened(even, _VESSEL_MM, coarse.spacing_mm)
+    return _dilated(thick, _RIM_MM, coarse.spacing_mm)
 
 
 def _inner(coarse: _Coarse) -> Mask:

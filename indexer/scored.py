@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from config.errors import ConfigError
 from indexer import kind_files
 from indexer.bundle import EMBEDDING_DIM
-from indexer.compartments import BONES, INNER, ORGANS, Kind
+from indexer.compartments import BONES, BRAIN, INNER, ORGANS, Kind
 
 Rows = NDArray[np.float32]
-SCORED: tuple[Kind, ...] = (ORGANS, BONES, INNER)
+SCORED: tuple[Kind, ...] = (BRAIN, ORGANS, BONES, INNER)
 """Compartments that are embedded so; the others are embedded as `indexer.regions` says."""
 SHOWN = 0.3
 """Share of the compartment around a place from which on its scores count."""

@@ -18,6 +18,7 @@ from indexer.insertion.insert import insert
 from indexer.insertion.scene import NoPlace, Scanner, scanner_of
 from indexer.insertion.slabs import Slab, slabs_of
 from indexer.insertion.styles import TESTING, TRAINING, Style
+from indexer.insertion.variants import Variant
 from indexer.region_fit import Example
 from indexer.regions import LEAST_SHARE
 from indexer.resample import PatientGrid, resample
@@ -148,10 +149,12 @@ class _Bench:
                         if seen is not None:
                             yield seen
 
-    def composite(self, place: str, slab: Slab) -> Iterator[Specimen]:
-        """Several findings in one slab."""
+    def composite(self, place: str, clean: Slab) -> Iterator[Specimen]:
+        """Several findings in one slab; those that teach places are changed as patients and scanners differ."""
         for number in range(_COMPOSITES):
             rng = np.random.default_rng(_seed("composite", place, number))
+            variant = Variant(np.random.default_rng(_seed("variant", place, number)))
+            slab = variant.posed(clean) if self._kind in SCORED else clean
             grid, shares = slab.grid, dict[str, NDArray[np.float32]]()
             for turn in range(_TOGETHER):
                 # Every second one is of the first kind, the focal one: few cells show it.
@@ -163,6 +166,8 @@ class _Bench:
                     grid = found[0]
                     earlier = shares.get(finding.name, np.zeros_like(found[1]))
                     shares[finding.name] = np.maximum(earlier, found[1])
+            if self._kind in SCORED:
+                grid = variant.scanned(grid, self._scanner)
             seen = self.look("training", place, slab, grid, shares) if shares else None
             if seen is not None:
                 yield seen

@@ -3,11 +3,15 @@
 import numpy as np
 
 from indexer.insertion.chest import Drawing
-from indexer.insertion.scene import NoPlace, Scene
+from indexer.insertion.scene import NoPlace, Scene, smoothed
 from indexer.insertion.shapes import faded, solid
 
 _LEAST_DEPTH = 0.6
 """Of a lesion's radius: so deep its centre lies at least."""
+_TRABECULA_MM, _LEAST_BONE_HU = 1.5, 130.0
+"""Bone is denser, averaged over its trabeculae."""
+_OF_LESION = 0.5
+"""Share of bone that a lytic lesion takes the place of, about."""
 
 
 def hypodense(scene: Scene, size_mm: float) -> Drawing:
@@ -32,8 +36,11 @@ def haemorrhage(scene: Scene, size_mm: float) -> Drawing:
 
 
 def lytic(scene: Scene, size_mm: float) -> Drawing:
-    """Soft tissue in place of bone."""
-    share = faded(scene, solid(scene, _centre(scene, size_mm, 0.4), size_mm / 2)) * scene.place
+    """Soft tissue in place of bone, at least half of it."""
+    voxels, spacing = scene.grid.voxels, scene.grid.spacing_mm
+    bone = scene.place & (smoothed(voxels, np.full(3, _TRABECULA_MM), spacing) > _LEAST_BONE_HU)
+    around = smoothed(bone.astype(np.float32), np.full(3, size_mm / 4), spacing)
+    share = faded(scene, solid(scene, scene.site(bone & (around > _OF_LESION)), size_mm / 2)) * bone
     return Drawing(share, 45.0 + scene.draw(scene.style.shift_hu) + 0.5 * scene.texture())
 
 
@@ -68,11 +75,11 @@ def _mass(scene: Scene, size_mm: float, ratio: float) -> Drawing:
     return Drawing(share, np.asarray(density * texture, np.float32))
 
 
-def _centre(scene: Scene, size_mm: float, share: float = _LEAST_DEPTH) -> tuple[int, int, int]:
+def _centre(scene: Scene, size_mm: float) -> tuple[int, int, int]:
     depth = scene.depth_mm(scene.place)
-    if not scene.place[scene.span].any() or depth[scene.span].max() < share * size_mm / 2:
+    if not scene.place[scene.span].any() or depth[scene.span].max() < _LEAST_DEPTH * size_mm / 2:
         raise NoPlace(f"no part thick enough for {size_mm:g} mm")
-    return scene.site(depth >= share * size_mm / 2)
+    return scene.site(depth >= _LEAST_DEPTH * size_mm / 2)
 
 
 def _level(scene: Scene, centre: tuple[int, int, int], size_mm: float) -> float:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from indexer.body import Mask, around
-from indexer.compartments import Kind
+from indexer.compartments import BRAIN, Kind
 from indexer.resample import PatientGrid
 
 SLAB_MM = 96.0
@@ -15,9 +15,11 @@ _LEAST_MM = 60.0
 """A shorter stretch of a compartment is no slab."""
 _WIDE = 0.4
 """Of the compartment's largest section: as large are the sections of a slab."""
-_STEP_MM = 64.0
+_STEP_MM, _SHORT_STEP_MM = 64.0, 40.0
 """From one slab to the next, about: they overlap."""
 _MOST_SLABS = 4
+_BEYOND_MM: dict[Kind, float] = {BRAIN: 32.0}
+"""Beyond either end of what is hardly longer than a slab: slabs that show a part of it count as well."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +50,10 @@ def slabs_of(grid: PatientGrid, body: Mask, masks: dict[Kind, Mask], kind: Kind)
     step = grid.spacing_mm[0]
     if (last - first) * step < _LEAST_MM:
         return
-    count = int(np.clip((last - first) * step / _STEP_MM, 1, _MOST_SLABS))
+    beyond = round(_BEYOND_MM.get(kind, 0.0) / step)
+    first, last = max(0, first - beyond), min(len(area), last + beyond)
+    apart = _SHORT_STEP_MM if beyond else _STEP_MM
+    count = int(np.clip((last - first) * step / apart, 1, _MOST_SLABS))
     length = min(last - first, round(SLAB_MM / step))
     starts = np.linspace(first, last - length, count) if count > 1 else [(first + last - length) / 2]
     margin = round(_AROUND_MM / step)

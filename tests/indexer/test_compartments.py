@@ -150,15 +150,28 @@ def test_a_lesion_at_the_surface_of_a_bone_stays_in_it() -> None:
     assert covered(masks[BONES], bone) > 0.7
 
 
-def test_the_brain_is_no_organ_of_the_trunk() -> None:
+def test_contrast_medium_is_no_bone() -> None:
+    """A heart as dense as marrow, beside a vertebra with a cortex."""
     voxels = np.full(SHAPE, -1000, np.float32)
-    voxels[disc(80, 60, 58, 55)] = 40
-    voxels[disc(80, 60, 52, 49)] = 900
-    voxels[disc(80, 60, 46, 43)] = 35
+    voxels[disc(80, 60, 72, 52)] = 40
+    heart, vertebra = disc(95, 70, 20, 18), disc(80, 30, 16, 12)
+    voxels[heart] = 330
+    voxels[vertebra] = 700
+    voxels[disc(80, 30, 13, 9)] = 260
+
+    bones = found(voxels)[BONES]
+
+    assert covered(heart, bones) == 0
+    assert covered(vertebra, bones) > 0.8
+
+
+def test_the_brain_is_neither_an_organ_of_the_trunk_nor_bone() -> None:
+    voxels, _, _ = a_head()
 
     masks = found(voxels)
 
-    assert not (masks[BRAIN] & masks.get(ORGANS, np.zeros(SHAPE, np.bool_))).any()
+    for kind in (ORGANS, BONES):
+        assert not (masks[BRAIN] & masks.get(kind, np.zeros(SHAPE, np.bool_))).any()
 
 
 def test_mr_knows_depth_alone() -> None:

@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from indexer.body import body_mask
-from indexer.compartments import LUNGS, compartments
+from indexer.compartments import BRAIN, LUNGS, compartments
 from indexer.insertion import findings
 from indexer.insertion.findings import ALL, Finding, of_compartment
 from indexer.insertion.insert import Inserted, insert
@@ -96,6 +96,25 @@ def test_a_finding_is_as_noisy_as_the_scan() -> None:
     assert 0.4 < roughness(made.grid.voxels, made.share > 0.999) / roughness(voxels, made.share == 0) < 1.6
 
 
+@pytest.mark.parametrize("style", [TRAINING, TESTING], ids=lambda style: style.name)
+@pytest.mark.parametrize("seed", range(4))
+def test_a_lytic_lesion_takes_the_place_of_bone(style: Style, seed: int) -> None:
+    """Not of what lies between two bones, though the compartment holds it."""
+    voxels = np.random.default_rng(2).normal(40, 12, SHAPE).astype(np.float32)
+    bone = np.zeros(SHAPE, np.bool_)
+    bone[:, 30:60, 30:60] = bone[:, 80:86] = True
+    voxels[bone] += 400
+    inside = np.ones(SHAPE, np.bool_)
+    grid = PatientGrid(voxels, inside, np.zeros(3), np.array([3.0, 1.5, 1.5]), "CT")
+    scanner = scanner_of(grid, inside, (3.0, 0.8, 0.8))
+    made = insert(grid, inside, inside, slice(3, 35), findings.LYTIC, 24, style, scanner, (seed,))
+
+    assert made.share[bone].sum() > 0.7 * made.share.sum()
+    core = made.share > 0.95
+    assert 20 < np.median(made.grid.voxels[core]) < 90
+    assert (voxels - made.grid.voxels)[core & bone].min() > 150
+
+
 def test_no_place_says_so() -> None:
     grid = chest()
     body = body_mask(grid)
@@ -133,6 +152,18 @@ def test_slabs_of_a_long_compartment_overlap_and_reach_both_ends() -> None:
 
     assert bottoms == [0, 19, 38]
     assert {one.span.stop - one.span.start for one in slabs} == {32}
+
+
+def test_a_compartment_no_longer_than_a_slab_is_cut_where_chunks_show_a_part_of_it() -> None:
+    brain = np.zeros((80, 12, 12), np.bool_)
+    brain[22:58] = True  # 108 mm
+    grid = PatientGrid(np.zeros(brain.shape, np.float32), brain, np.zeros(3), np.array([3.0, 1.5, 1.5]), "CT")
+    slabs = list(slabs_of(grid, np.ones(brain.shape, np.bool_), {BRAIN: brain}, BRAIN))
+    bottoms = [round(one.grid.origin_lps_mm[2] / 3) + one.span.start for one in slabs]
+
+    assert len(bottoms) >= 3
+    assert bottoms[0] < 22 < 58 < bottoms[-1] + 32
+    assert all(one.place[one.span].any() for one in slabs)
 
 
 def test_slabs_lie_where_the_compartment_is_wide() -> None:
