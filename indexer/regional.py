@@ -12,7 +12,7 @@ from indexer.chunks import Lattice, Slab, share_of
 from indexer.compartments import Kind, compartments
 from indexer.feature_map import FeatureMap
 from indexer.regions import LEAST_CELLS, LEAST_SHARE, Region
-from indexer.scored import LEAST_PLACES, SHOWN, ScoredKind
+from indexer.scored import LEAST_PLACES, SHOWN, ScoredKind, laid
 
 Vectors = Iterator[NDArray[np.float32] | None]
 """Of each chunk (256,); None for one that shows too little of a compartment."""
@@ -68,7 +68,7 @@ class Regional:
         for cut in cuts:
             window = slice(cut.cells.start * ratio, cut.cells.stop * ratio)
             rows = scores[:, window][:, shown[window]].T
-            yield self.scored[kind](rows) if len(rows) >= LEAST_PLACES else None
+            yield laid(kind, self.scored[kind](rows)) if len(rows) >= LEAST_PLACES else None
 
     def _channels(self, kind: Kind) -> slice:
         """Which scores are those of a compartment."""

@@ -15,12 +15,18 @@ from indexer.compartments import BONES, BRAIN, INNER, ORGANS, Kind
 Rows = NDArray[np.float32]
 SCORED: tuple[Kind, ...] = (BRAIN, ORGANS, BONES, INNER)
 """Compartments that are embedded so; the others are embedded as `indexer.regions` says."""
+RELATIVE: tuple[Kind, ...] = (BRAIN,)
+"""Those whose scores are pooled by how far they are above most of the same chunk; see `ScoredKind.relative`."""
 SHOWN = 0.3
 """Share of the compartment around a place from which on its scores count."""
 LEAST_PLACES = 200
 """Fewer such places are too little of a compartment; 43 ml where they lie every 6 mm."""
+_LEFT: dict[Kind, int] = {BONES: 8, BRAIN: 16}
+"""Dimensions, from the last one on, that a compartment leaves to those of the same modality."""
 _GREATEST = (1, 8, 30, 100)
 """Each finding's greatest scores are averaged over so many places."""
+_USUAL = 90
+"""Percentile of a chunk's scores that is what healthy tissue of this patient comes to on this scanner."""
 _SURE = 1.4
 """A logit: places with greater scores are counted."""
 WAYS = len(_GREATEST) + 2
@@ -39,6 +45,8 @@ class ScoredKind:
     hidden, hidden_offset : (H, G) and (G,) float32
     last, last_offset : (G, K) and (K,) float32
         To a logit for each finding.
+    relative : () float32
+        1: scores are pooled less their 90th percentile over the chunk's places, 0: as they are.
     score_mean, score_scale : (6 K,) float32
         Of pooled scores over training slabs.
     told, told_offset : (6 K, T) and (T,) float32
@@ -53,6 +61,7 @@ class ScoredKind:
     hidden_offset: Rows
     last: Rows
     last_offset: Rows
+    relative: Rows
     score_mean: Rows
     score_scale: Rows
     told: Rows
@@ -72,9 +81,20 @@ class ScoredKind:
         scores : (n, K) float32
             Logits at its places.
         """
-        vector = (pool_logits(scores) - self.score_mean) / self.score_scale @ self.told + self.told_offset
+        standard = (self.pooled(scores) - self.score_mean) / self.score_scale
+        vector = standard @ self.told + self.told_offset
         filled = np.pad(vector, (EMBEDDING_DIM - len(vector), 0))
         return np.asarray(filled / max(float(np.linalg.norm(filled)), 1e-12), dtype=np.float32)
+
+    def pooled(self, scores: Rows) -> Rows:
+        """Pool the scores of a chunk's places (n, K): (6 K,)."""
+        usual = np.percentile(scores, _USUAL, axis=0) if self.relative else np.float32(0)
+        return pool_logits(np.asarray(scores - usual, dtype=np.float32))
+
+
+def laid(kind: Kind, vector: Rows) -> Rows:
+    """Lay an embedding (256,) where it has no dimension in common with those of other compartments."""
+    return np.roll(vector, -_LEFT.get(kind, 0))
 
 
 def pool_logits(scores: Rows) -> Rows:
@@ -115,7 +135,7 @@ def _check(path: Path, kind: str, one: ScoredKind) -> None:
     (units, few), count, told = one.hidden.shape, len(one.findings), one.told.shape[-1]
     pooled = WAYS * count
     expected = [(count,), (len(one.first), units), (len(one.second), units), (units,), (units, few), (few,)]
-    expected += [(few, count), (count,), (pooled,), (pooled,), (pooled, told), (told,)]
+    expected += [(few, count), (count,), (), (pooled,), (pooled,), (pooled, told), (told,)]
     parts = [getattr(one, part.name) for part in fields(ScoredKind)]
     if [part.shape for part in parts] != expected or told > EMBEDDING_DIM:
         raise ConfigError([f"findings {path}: {kind} holds matrices that do not fit together: fit it anew"])

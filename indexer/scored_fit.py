@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from indexer.insertion.findings import CLEAN
 from indexer.ridge import Sums
-from indexer.scored import Rows, ScoredKind, pool_logits
+from indexer.scored import Rows, ScoredKind
 
 _UNITS, _FEW_UNITS = 32, 32
 _STEPS = 1000
@@ -58,7 +58,7 @@ class FineExample:
         return replace(self, first=self.first[rows], second=self.second[rows], findings=findings)
 
 
-def fit_scored(examples: Sequence[FineExample]) -> ScoredKind:
+def fit_scored(examples: Sequence[FineExample], *, relative: bool) -> ScoredKind:
     """Fit one compartment.
 
     Every patient has the same weight in what scores places, and every finding, clean slabs among them, in what
@@ -68,12 +68,14 @@ def fit_scored(examples: Sequence[FineExample]) -> ScoredKind:
     ----------
     examples : sequence of FineExample
         Clean slabs, and slabs with inserted findings.
+    relative : bool
+        Whether scores count by how far they are above most of the same slab.
     """
     names = sorted({name for one in examples for name in one.findings})
-    fitted = _perceptron(examples, names)
+    fitted = replace(_perceptron(examples, names), relative=np.array(relative, np.float32))
     slabs = [one for one in examples if one.label]
     scores = [fitted.scores(one.first.astype(np.float32), one.second.astype(np.float32)) for one in slabs]
-    pooled = np.stack([pool_logits(one) for one in scores])
+    pooled = np.stack([fitted.pooled(one) for one in scores])
     mean, scale = pooled.mean(axis=0), pooled.std(axis=0) + 1e-3
     shown = [next(iter(one.findings), CLEAN) for one in slabs]
     codes = np.array([sorted(set(shown)).index(name) for name in shown])
@@ -126,6 +128,7 @@ def _perceptron(examples: Sequence[FineExample], names: Sequence[str]) -> Scored
         hidden_offset=_numbers(hidden.bias),
         last=_numbers(last.weight).T,
         last_offset=_numbers(last.bias),
+        relative=empty,
         score_mean=empty,
         score_scale=empty,
         told=empty[None],

@@ -1,7 +1,7 @@
 """Slabs of real volumes, clean and with inserted findings, to fit and to test a compartment's embedding with."""
 
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from indexer.body import Mask, around
 from indexer.chunks import share_of
-from indexer.compartments import Kind, compartments
+from indexer.compartments import BONES, BRAIN, Kind, compartments
 from indexer.encoder import MonaiEncoder
 from indexer.feature_map import FeatureMap, pool
 from indexer.insertion.findings import CLEAN, Finding, of_compartment
@@ -30,6 +30,10 @@ from indexer.volume import Volume
 Role = Literal["clean", "training", "testing"]
 _COMPOSITES, _TOGETHER = 8, 3
 """Training slabs with several findings at once, and how many: they teach cells at the price of one pass."""
+_VARIED: tuple[Kind, ...] = (BRAIN, BONES)
+"""Compartments fitted to slabs as other patients and scanners have them: the others do not gain by it."""
+_VARIANTS = 2
+"""Of a clean slab and of each finding there."""
 _DRAWS = 2
 """Of every finding and size that galleries hold: other sites, sides and shapes."""
 _OF_BODY = 0.5
@@ -117,6 +121,7 @@ def specimens_of(
                 yield from bench.single(style, place, slab, all_sizes=all_sizes and style is TESTING)
         if "training" in roles:
             yield from bench.composite(place, slab)
+            yield from bench.varied(place, slab)
 
 
 class _Bench:
@@ -150,11 +155,10 @@ class _Bench:
                             yield seen
 
     def composite(self, place: str, clean: Slab) -> Iterator[Specimen]:
-        """Several findings in one slab; those that teach places are changed as patients and scanners differ."""
+        """Several findings in one slab."""
         for number in range(_COMPOSITES):
             rng = np.random.default_rng(_seed("composite", place, number))
-            variant = Variant(np.random.default_rng(_seed("variant", place, number)))
-            slab = variant.posed(clean) if self._kind in SCORED else clean
+            slab, scan = self._as_others(clean, "composite", place, number)
             grid, shares = slab.grid, dict[str, NDArray[np.float32]]()
             for turn in range(_TOGETHER):
                 # Every second one is of the first kind, the focal one: few cells show it.
@@ -166,11 +170,31 @@ class _Bench:
                     grid = found[0]
                     earlier = shares.get(finding.name, np.zeros_like(found[1]))
                     shares[finding.name] = np.maximum(earlier, found[1])
-            if self._kind in SCORED:
-                grid = variant.scanned(grid, self._scanner)
-            seen = self.look("training", place, slab, grid, shares) if shares else None
+            seen = self.look("training", place, slab, scan(grid), shares) if shares else None
             if seen is not None:
                 yield seen
+
+    def varied(self, place: str, clean: Slab) -> Iterator[Specimen]:
+        """Clean slabs, and slabs with one finding, as other patients and scanners have them."""
+        for number in range(_VARIANTS if self._kind in _VARIED else 0):
+            for finding in (None, *self._findings):
+                name, size = (finding.name, finding.shown_mm[-1]) if finding else (CLEAN, 0.0)
+                seed = ("varied", place, name, number)
+                slab, scan = self._as_others(clean, *seed)
+                found = self._inserted(slab, slab.grid, finding, size, TRAINING, seed) if finding else None
+                if finding and found is None:
+                    continue
+                grid, shares = (found[0], {name: found[1]}) if found else (slab.grid, {})
+                seen = self.look("training", place, slab, scan(grid), shares, finding, size)
+                if seen is not None:
+                    yield seen
+
+    def _as_others(self, slab: Slab, *seed: object) -> tuple[Slab, Callable[[PatientGrid], PatientGrid]]:
+        """A slab as another patient has it, and what scans it on another scanner; see `_VARIED`."""
+        if self._kind not in _VARIED:
+            return slab, lambda grid: grid
+        variant = Variant(np.random.default_rng(_seed("variant", *seed)))
+        return variant.posed(slab), lambda grid: variant.scanned(grid, self._scanner)
 
     def look(
         self,

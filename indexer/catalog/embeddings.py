@@ -30,7 +30,7 @@ from indexer.catalog.engine import BLOCK, JOURNAL_LOCK, blocks, lock, one_of, re
 from indexer.catalog.journal import get_meta, set_meta
 from indexer.catalog.progress import LeasedSeries, end_lease, waiting_for
 from indexer.catalog.schema import chunk, embedding, indexing, series, study
-from indexer.catalog.sequences import GLOBAL, PART_WEIGHTS, EmbeddingSequence
+from indexer.catalog.sequences import BESIDE, GLOBAL, PART_WEIGHTS, EmbeddingSequence, added_up
 from indexer.catalog.states import SeriesState
 from indexer.catalog.vector_values import VectorValues, is_plain
 from indexer.sealing import Vault
@@ -278,24 +278,24 @@ class Embeddings:
             return {}
         vectors = self._values.all(values)
         series_pk, volume, position, chunk_pk, of_part = keys
-        is_part = of_part.astype(np.bool_)
         order = np.lexsort((of_part, chunk_pk, position, volume, series_pk))
-        whole = order[~is_part[order]]
-        row_of_part = np.full(len(values), -1)
-        weights = _WEIGHTS[of_part]
-        # A chunk's part, the first that it has, follows its whole.
-        row_of_part[order[:-1][is_part[order[1:]]]] = order[1:][is_part[order[1:]]]
+        is_part = of_part[order] > 0
+        whole, chunk = order[~is_part], np.cumsum(~is_part) - 1
+        # A chunk's parts follow its whole; it is ranked by the first one, and by the one beside.
+        is_ranked = is_part & (np.roll(~is_part, 1) | (of_part[order] == _BESIDE))
+        ranked = order[is_ranked]
+        parts, weights = added_up(len(whole), chunk[is_ranked], _WEIGHTS[of_part[ranked]], vectors[ranked])
         starts = np.flatnonzero(np.diff(series_pk[whole], prepend=-1)).tolist()
         found: dict[int, EmbeddingSequence] = {}
         for start, stop in pairwise([*starts, len(whole)]):
-            chosen = whole[start:stop]
-            part = row_of_part[chosen]
+            chosen, own = whole[start:stop], slice(start, stop)
+            has_part = bool(weights[own].any())
             found[int(series_pk[chosen[0]])] = EmbeddingSequence(
                 tuple(chunk_pk[chosen].tolist()),
                 tuple(volume[chosen].tolist()),
                 vectors[chosen],
-                np.where((part >= 0)[:, None], vectors[part], np.float32(0)) if part.max() >= 0 else None,
-                np.where(part >= 0, weights[part], np.float32(0)) if part.max() >= 0 else None,
+                parts[own] if has_part else None,
+                weights[own] if has_part else None,
             )
         return found
 
@@ -422,12 +422,14 @@ def _numbers(text: str | None) -> NDArray[np.int64]:
 
 
 _WEIGHTS = np.array([0.0, *PART_WEIGHTS.values()], np.float32)
+_NUMBERS = {kind: number for number, kind in enumerate(PART_WEIGHTS, start=1)}
+_BESIDE = _NUMBERS[BESIDE]
 _OF_EMBEDDING = (
     chunk.c.series_pk,
     chunk.c.volume,
     chunk.c.position,
     chunk.c.id,
-    case({kind: number for number, kind in enumerate(PART_WEIGHTS, start=1)}, value=embedding.c.kind, else_=0),
+    case(_NUMBERS, value=embedding.c.kind, else_=0),
 )
 _IN_ANY_ORDER = _of_series(
     select(*_OF_EMBEDDING, embedding.c.vector), bindparam("encoder"), GLOBAL, *PART_WEIGHTS

@@ -11,12 +11,14 @@ from indexer.places import looks_of
 
 GLOBAL = "GLOBAL"
 """Kind of the embedding of a chunk's whole body region; the one that candidates are found by."""
-PART_WEIGHTS = {"LUNGS": 0.4, "INNER": 0.1, "ORGANS": 0.1}
+PART_WEIGHTS = {"LUNGS": 0.4, "INNER": 0.1, "BRAIN": 0.1, "ORGANS": 0.1, "BONES": 0.1}
 """Kinds of the embeddings that found series are ranked by as well: findings show in them, anatomy in the whole.
 
-A chunk is ranked by the first of them that it has; the number is its part of the cosine of two chunks that are.
-Vectors of LUNGS and ORGANS have no dimension in common, so that nothing is made of one beside the other.
+A chunk is ranked by the first of them that it has, and by BONES beside it; the number is a kind's part of the
+cosine of two chunks that are. Vectors of two kinds of one modality have no dimension in common, so that nothing is
+made of one beside another.
 """
+BESIDE = "BONES"
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,16 +31,17 @@ class EmbeddingSequence:
         Chunk and volume of each of N embeddings.
     vectors : (N, D) float32
         Unit vectors.
-    part : (N, D) float32 or None
-        Those of the same chunks' part, zero for a chunk that has none; None if no chunk has.
+    parts : (N, D) float32 or None
+        Those of the same chunks' parts, each times the root of its weight, added up; zero for a chunk that has
+        none; None if no chunk has.
     part_weights : (N,) float32 or None
-        What of the cosine is the part's; see `PART_WEIGHTS`.
+        What of the cosine is the parts'; see `PART_WEIGHTS`.
     """
 
     chunk_pks: tuple[int, ...]
     volumes: tuple[int, ...]
     vectors: NDArray[np.float32]
-    part: NDArray[np.float32] | None = None
+    parts: NDArray[np.float32] | None = None
     part_weights: NDArray[np.float32] | None = None
 
     @cached_property
@@ -48,10 +51,10 @@ class EmbeddingSequence:
         The cosine of two of them is that of the whole; where both chunks have the same part as well, its weight of
         it is the part's cosine.
         """
-        if self.part is None or self.part_weights is None:
+        if self.parts is None or self.part_weights is None:
             return self.vectors
-        share = self.part_weights[:, None]
-        return np.hstack([np.sqrt(1 - share) * self.vectors, np.sqrt(share) * self.part]).astype(np.float32)
+        whole = np.sqrt(1 - self.part_weights[:, None]) * self.vectors
+        return np.hstack([whole, self.parts]).astype(np.float32)
 
     @cached_property
     def appearance(self) -> NDArray[np.float32]:
@@ -64,7 +67,7 @@ class EmbeddingSequence:
             tuple(self.chunk_pks[row] for row in rows),
             tuple(self.volumes[row] for row in rows),
             self.vectors[rows],
-            None if self.part is None else self.part[rows],
+            None if self.parts is None else self.parts[rows],
             None if self.part_weights is None else self.part_weights[rows],
         )
 
@@ -79,17 +82,36 @@ class EmbeddingSequence:
 def sequence_of(
     chunk_pks: Sequence[int], volumes: Sequence[int], embeddings: Sequence[Mapping[str, NDArray[np.float32] | None]]
 ) -> EmbeddingSequence:
-    """Put the embeddings of chunks, kind to (D,), in one sequence: the whole's and each one's part."""
+    """Put the embeddings of chunks, kind to (D,), in one sequence: the whole's and each one's parts."""
     vectors = np.stack([np.asarray(of_chunk[GLOBAL], dtype=np.float32) for of_chunk in embeddings])
-    parts = [_part_of(of_chunk) for of_chunk in embeddings]
-    if not any(weight for _, weight in parts):
+    ranked = [
+        (row, kind, vector)
+        for row, of_chunk in enumerate(embeddings)
+        for kind in _ranked_by(of_chunk)
+        if (vector := of_chunk[kind]) is not None
+    ]
+    parts, weights = added_up(
+        len(vectors),
+        np.array([row for row, _, _ in ranked], np.intp),
+        np.array([PART_WEIGHTS[kind] for _, kind, _ in ranked], np.float32),
+        np.array([vector for _, _, vector in ranked], np.float32).reshape(-1, vectors.shape[1]),
+    )
+    if not ranked:
         return EmbeddingSequence(tuple(chunk_pks), tuple(volumes), vectors)
-    part = np.stack([np.zeros_like(vectors[0]) if one is None else one for one, _ in parts]).astype(np.float32)
-    weights = np.array([weight for _, weight in parts], np.float32)
-    return EmbeddingSequence(tuple(chunk_pks), tuple(volumes), vectors, part, weights)
+    return EmbeddingSequence(tuple(chunk_pks), tuple(volumes), vectors, parts, weights)
 
 
-def _part_of(of_chunk: Mapping[str, NDArray[np.float32] | None]) -> tuple[NDArray[np.float32] | None, float]:
-    """The embedding that a chunk is ranked by beside the whole, and its weight."""
-    present = ((of_chunk.get(kind), weight) for kind, weight in PART_WEIGHTS.items())
-    return next(((one, weight) for one, weight in present if one is not None), (None, 0.0))
+def added_up(
+    chunks: int, rows: NDArray[np.intp], weights: NDArray[np.float32], vectors: NDArray[np.float32]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Add up parts: `parts` and `part_weights` of a sequence from the rows, weights (M,) and vectors (M, D)."""
+    parts, shares = np.zeros((chunks, vectors.shape[1]), np.float32), np.zeros(chunks, np.float32)
+    np.add.at(parts, rows, np.sqrt(weights)[:, None] * vectors)
+    np.add.at(shares, rows, weights)
+    return parts, shares
+
+
+def _ranked_by(of_chunk: Mapping[str, NDArray[np.float32] | None]) -> list[str]:
+    """Kinds of the embeddings that a chunk is ranked by beside the whole."""
+    present = [kind for kind in PART_WEIGHTS if of_chunk.get(kind) is not None]
+    return [kind for kind in present if kind in (present[0], BESIDE)]

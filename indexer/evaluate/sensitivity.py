@@ -31,7 +31,7 @@ from indexer.evaluate.similarity import Rows
 from indexer.evaluate.subjects import subjects_below
 from indexer.region_fit import fit_region
 from indexer.regions import Region
-from indexer.scored import SCORED, ScoredKind
+from indexer.scored import RELATIVE, SCORED, ScoredKind
 from indexer.scored_fit import FineExample, fit_scored
 from indexer.specimens import Role, Specimen, specimens_of
 from indexer.volume import load_volume, plan_series
@@ -65,7 +65,7 @@ def sensitivity(kind: str, specimens: Iterable[Specimen]) -> Sensitivity:
     Raises
     ------
     ConfigError
-        There are specimens of fewer than three patients.
+        There are specimens of one patient only.
     """
     (found,), _ = sensitivities({kind: specimens})
     return found
@@ -79,7 +79,7 @@ def sensitivities(specimens: Mapping[str, Iterable[Specimen]]) -> tuple[tuple[Se
     Raises
     ------
     ConfigError
-        There are specimens of fewer than three patients in a compartment.
+        A compartment has specimens of one patient only.
     """
     found, asking = [], list[_Row]()
     for kind, made in specimens.items():
@@ -98,8 +98,10 @@ class _Trial:
         self._gallery = [one for one in specimens if one.in_gallery]
         self._asking = [one for one in specimens if one.role != "training"]
         self._patients = sorted({one.example.patient for one in self._gallery})
-        if len(self._patients) < 3:
-            raise ConfigError([f"{kind}: slabs of {len(self._patients)} patients, expected at least 3"])
+        if len(self._patients) < 2:
+            raise ConfigError([f"{kind}: slabs of {len(self._patients)} patients, expected at least 2"])
+        if len(self._patients) == 2:
+            log.warning("%s: slabs of 2 patients: each is measured by what the other one alone has taught", kind)
 
     def rows(self) -> list[_Row]:
         """Measure all ways for every query."""
@@ -171,7 +173,8 @@ class _Trial:
 
     @lru_cache(maxsize=64)  # noqa: B019 - lives as long as the trial does
     def _scored(self, patient: str) -> ScoredKind:
-        return fit_scored([_fine(one) for one in self._training if one.example.patient != patient])
+        others = [_fine(one) for one in self._training if one.example.patient != patient]
+        return fit_scored(others, relative=self._kind in RELATIVE)
 
     @lru_cache(maxsize=64)  # noqa: B019 - lives as long as the trial does
     def _region(self, patient: str) -> Region:

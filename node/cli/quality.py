@@ -23,9 +23,9 @@ from indexer.fit import fit as fit_projection
 from indexer.fit import volumes_below
 from indexer.region_fit import Example, fit_region
 from indexer.regions import save as save_regions
-from indexer.scored import SCORED
+from indexer.scored import RELATIVE, SCORED, ScoredKind
 from indexer.scored import save as save_scored
-from indexer.scored_fit import FineExample, fit_scored
+from indexer.scored_fit import fit_scored
 from indexer.specimens import Role, Specimen
 from indexer.volume import Volume
 from node import logs
@@ -151,11 +151,11 @@ def fit_findings(settings: Settings, folders: list[Path], kinds: list[Kind], out
     """
     logs.configure_for_command(settings.log)
     if len({(kind in SCORED, kind in OF_MODALITY["MR"]) for kind in kinds}) > 1:
-        files = "LUNGS and BRAIN, ORGANS and BONES, and INNER have a file each"
+        files = "LUNGS have a file, BRAIN, ORGANS and BONES another, INNER a third"
         raise ConfigError([f"{', '.join(kinds)} are not embedded by one file: {files}, fit them apart"])
     with progress_bar() as bar:
         if kinds[0] in SCORED:
-            save_scored(out, {kind: fit_scored(_fine_examples(settings, folders, kind, bar)) for kind in kinds})
+            save_scored(out, {kind: _fitted(settings, folders, kind, bar) for kind in kinds})
         else:
             save_regions(out, {kind: fit_region(_examples(settings, folders, kind, bar)) for kind in kinds})
     console.print(f"{out}: fitted {', '.join(kinds)}")
@@ -165,8 +165,9 @@ def _examples(settings: Settings, folders: list[Path], kind: Kind, bar: Progress
     return [one.example for one in _to_fit(settings, folders, kind, bar)]
 
 
-def _fine_examples(settings: Settings, folders: list[Path], kind: Kind, bar: Progress) -> list[FineExample]:
-    return [one.fine for one in _to_fit(settings, folders, kind, bar) if one.fine is not None]
+def _fitted(settings: Settings, folders: list[Path], kind: Kind, bar: Progress) -> ScoredKind:
+    made = _to_fit(settings, folders, kind, bar)
+    return fit_scored([one.fine for one in made if one.fine is not None], relative=kind in RELATIVE)
 
 
 def _to_fit(settings: Settings, folders: list[Path], kind: Kind, bar: Progress) -> list[Specimen]:

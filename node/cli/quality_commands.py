@@ -68,8 +68,8 @@ def fit(
     findings: Annotated[
         list[str] | None,
         typer.Option(
-            help="Fit instead how a compartment is embedded, on findings inserted into these series: LUNGS or "
-            "BRAIN (a bundle's regions.file), ORGANS or BONES (findings.file), in MR INNER (findings.file of an "
+            help="Fit instead how a compartment is embedded, on findings inserted into these series: LUNGS "
+            "(a bundle's regions.file), BRAIN, ORGANS or BONES (findings.file), in MR INNER (findings.file of an "
             "MR bundle); may be given several times for one file.",
             show_default=False,
         ),

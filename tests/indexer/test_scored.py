@@ -12,11 +12,11 @@ from config.errors import ConfigError
 from indexer.bundle import EMBEDDING_DIM, Bundle, Findings, read_bundle
 from indexer.catalog.embeddings import GLOBAL
 from indexer.chunks import share_of
-from indexer.compartments import compartments
+from indexer.compartments import OF_MODALITY, compartments
 from indexer.encoder import MonaiEncoder
 from indexer.network import load_network
 from indexer.resample import resample
-from indexer.scored import LEAST_PLACES, SCORED, SHOWN, ScoredKind, load, pool_logits, save
+from indexer.scored import LEAST_PLACES, SCORED, SHOWN, ScoredKind, laid, load, pool_logits, save
 from indexer.scored_fit import FineExample, fit_scored
 from indexer.scorer import NOWHERE, between, folded, unfolded
 from indexer.uids import SliceRef, SOPInstanceUID
@@ -44,7 +44,8 @@ def example(patient: int, finding: int | None, seed: int, shown: int = 40) -> Fi
 
 @pytest.fixture(scope="module")
 def fitted() -> ScoredKind:
-    return fit_scored([example(p, finding, n) for p in range(4) for n, finding in enumerate((None, 0, 1, None))])
+    made = [example(p, finding, n) for p in range(4) for n, finding in enumerate((None, 0, 1, None))]
+    return fit_scored(made, relative=False)
 
 
 def scores_of(kind: ScoredKind, one: FineExample) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
@@ -80,7 +81,7 @@ def test_the_same_examples_give_the_same_fit_and_leave_the_random_state_alone() 
     examples = [example(p, finding, n) for p in range(3) for n, finding in enumerate((None, 0))]
     torch.manual_seed(1)
     before = torch.random.get_rng_state()
-    first, second = fit_scored(examples), fit_scored(examples)
+    first, second = (fit_scored(examples, relative=True) for _ in range(2))
 
     np.testing.assert_allclose(first.last, second.last, atol=1e-5)
     assert torch.equal(torch.random.get_rng_state(), before)
@@ -104,6 +105,26 @@ def test_pooled_scores_say_the_greatest_and_how_many_there_are() -> None:
     assert pooled[2, 0] == pytest.approx((8 * 4 - 22 * 5) / 30)
     assert pooled[5].tolist() == pytest.approx([np.log(9), 0.0])
     assert pool_logits(scores[:3]).shape == (12,)
+
+
+def test_relative_scores_are_the_same_where_all_places_score_more(fitted: ScoredKind) -> None:
+    """What another scanner adds to every place says nothing about a finding."""
+    scores = scores_of(fitted, example(9, 0, 5))
+    relative = replace(fitted, relative=np.array(1, np.float32))
+
+    np.testing.assert_allclose(relative.pooled(scores + 3), relative.pooled(scores), atol=1e-4)
+    assert not np.allclose(fitted.pooled(scores + 3), fitted.pooled(scores), atol=1)
+    np.testing.assert_allclose(
+        relative.pooled(scores), pool_logits(scores - np.percentile(scores, 90, axis=0)), atol=1e-4
+    )
+
+
+def test_compartments_of_one_modality_have_no_dimension_in_common(fitted: ScoredKind) -> None:
+    vector = embedded(fitted, example(9, 0, 5))
+    laid_apart = np.stack([laid(kind, vector) for kind in OF_MODALITY["CT"] if kind in SCORED])
+
+    assert len(laid_apart) == 3
+    np.testing.assert_allclose(laid_apart @ laid_apart.T, np.eye(3), atol=1e-5)
 
 
 def test_a_file_gives_back_what_was_saved_in_the_order_of_compartments(fitted: ScoredKind, tmp_path: Path) -> None:

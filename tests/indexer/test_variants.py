@@ -75,7 +75,7 @@ def test_another_scan_shows_the_same_patient(modality: str) -> None:
     inner = (slice(8, 22), slice(55, 69), slice(28, 42))
 
     for scan in scans:
-        assert np.corrcoef(scan.ravel(), slab.grid.voxels.ravel())[0, 1] > 0.95
+        assert np.corrcoef(scan.ravel(), slab.grid.voxels.ravel())[0, 1] > 0.9
         assert scan[inner].std() < 25
     assert np.ptp([float(scan[inner].mean()) for scan in scans]) > 4
     assert np.ptp([float(scan[inner].std()) for scan in scans]) > 2

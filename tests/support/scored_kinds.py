@@ -20,6 +20,7 @@ def kind_of(channels: tuple[int, int], findings: int, seed: int) -> ScoredKind:
         hidden_offset=drawn(4),
         last=drawn(4, findings),
         last_offset=drawn(findings),
+        relative=np.array(0, np.float32),
         score_mean=drawn(6 * findings),
         score_scale=np.ones(6 * findings, np.float32),
         told=drawn(6 * findings, 2),

@@ -39,8 +39,11 @@ def test_finishing_ends_the_lease_and_keeps_everything(archive: Archive, catalog
     }
     sequence = catalog.embeddings.sequences([leased.series_pk], A)[leased.series_pk]
     assert sequence.chunk_pks == tuple(one.chunk_pk for one in stored)
-    for kind, vectors in ((GLOBAL, sequence.vectors), (LUNGS, sequence.part)):
-        assert vectors is not None
+    assert sequence.parts is not None
+    for kind, vectors in (
+        (GLOBAL, sequence.vectors),
+        (LUNGS, sequence.parts / np.sqrt(np.float32(PART_WEIGHTS[LUNGS]))),
+    ):
         np.testing.assert_allclose(vectors, np.stack([one.embeddings[kind] for one in chunks]), atol=1e-3)
         np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
         assert catalog.embeddings.count(A, kind) == 3
@@ -64,7 +67,7 @@ def test_chunks_are_compared_by_their_part_where_both_have_one() -> None:
     drawn = rng.standard_normal((5, 8)).astype(np.float32)
     whole, other, part, another, third = drawn / np.linalg.norm(drawn, axis=1, keepdims=True)
     both = sequence_of([1, 2], [0, 0], [{GLOBAL: whole, LUNGS: part}, {GLOBAL: other}])
-    rest = sequence_of([3, 4], [0, 1], [{GLOBAL: other, LUNGS: another}, {GLOBAL: third, "BRAIN": part}])
+    rest = sequence_of([3, 4], [0, 1], [{GLOBAL: other, LUNGS: another}, {GLOBAL: third, "OTHER": part}])
     plain = sequence_of([5], [0], [{GLOBAL: third}])
     np.testing.assert_allclose(np.linalg.norm(np.vstack([both.looks, rest.looks]), axis=1), 1, atol=1e-6)
     expected = (1 - PART_WEIGHTS[LUNGS]) * whole @ other + PART_WEIGHTS[LUNGS] * part @ another
@@ -76,24 +79,25 @@ def test_chunks_are_compared_by_their_part_where_both_have_one() -> None:
     assert [one.chunk_pks for one in rest.by_volume()] == [(3,), (4,)]
 
 
-def test_a_chunk_is_ranked_by_the_first_part_that_it_has(
+def test_a_chunk_is_ranked_by_the_first_part_that_it_has_and_by_bones(
     archive: Archive, catalog: Catalog, a_chunk: Chunk
 ) -> None:
     leased = archive.leased()
-    kinds = ((GLOBAL, "BONES", "ORGANS", LUNGS), (GLOBAL, "ORGANS", "BONES"), (GLOBAL, "BONES"), ("INNER", GLOBAL))
-    chunks = [a_chunk(n, seed=n, kinds=of_chunk) for n, of_chunk in enumerate(kinds)]
+    ranked = ((LUNGS, "BONES"), ("ORGANS",), (), ("INNER",), ("BRAIN", "BONES"), ("BONES",))
+    others = (("ORGANS",), (), ("OTHER",), (), ("ORGANS",), ())
+    chunks = [
+        a_chunk(n, seed=n, kinds=("BONES", *kinds, GLOBAL) if "BONES" in kinds else (GLOBAL, *kinds))
+        for n, kinds in enumerate(tuple(set(one + other)) for one, other in zip(ranked, others, strict=True))
+    ]
     archive.finish(leased, "w1", chunks)
     kept = catalog.embeddings.sequences([leased.series_pk], A)[leased.series_pk]
-    made = sequence_of(range(4), [0] * 4, [one.embeddings for one in chunks])
+    made = sequence_of(range(6), [0] * 6, [one.embeddings for one in chunks])
     for one in (kept, made):
-        assert one.part is not None and one.part_weights is not None  # noqa: PT018
-        assert one.part_weights.tolist() == pytest.approx(
-            [PART_WEIGHTS[LUNGS], PART_WEIGHTS["ORGANS"], 0.0, PART_WEIGHTS["INNER"]]
-        )
-        for row, kind in enumerate((LUNGS, "ORGANS", None, "INNER")):
-            wanted = np.zeros_like(one.part[row]) if kind is None else chunks[row].embeddings[kind]
-            np.testing.assert_allclose(one.part[row], wanted, atol=1e-3)
-        np.testing.assert_allclose(np.linalg.norm(one.looks, axis=1), 1, atol=1e-3)
+        assert one.parts is not None and one.part_weights is not None  # noqa: PT018
+        assert one.part_weights == pytest.approx([sum(PART_WEIGHTS[kind] for kind in kinds) for kinds in ranked])
+        for row, kinds in enumerate(ranked):
+            wanted = sum(np.sqrt(PART_WEIGHTS[kind]) * chunks[row].embeddings[kind] for kind in kinds)
+            np.testing.assert_allclose(one.parts[row], wanted, atol=1e-3)
         assert one.rows([1, 3]).part_weights == pytest.approx(one.part_weights[[1, 3]])
 
 

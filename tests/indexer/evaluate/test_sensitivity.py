@@ -133,6 +133,8 @@ def test_findings_of_all_compartments_weigh_the_same_together() -> None:
     assert found[1].on_finding == {LYTIC.name: 1}
 
 
-def test_two_patients_are_too_few() -> None:
-    with pytest.raises(ConfigError, match="expected at least 3"):
-        sensitivity("LUNGS", specimens(2))
+def test_one_patient_is_too_few(caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(ConfigError, match="slabs of 1 patients, expected at least 2"):
+        sensitivity("LUNGS", specimens(1))
+    assert sensitivity("LUNGS", specimens(2)).patients == 2
+    assert "what the other one alone has taught" in caplog.text
