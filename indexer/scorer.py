@@ -20,18 +20,25 @@ class Scorer(nn.Module):
     """A perceptron for each of several compartments; K findings in all.
 
     A finding's score is a logit. Features of the second layer are weighed on their own, coarser lattice, before
-    they are brought to that of the first: interpolation and weights commute.
+    they are brought to that of the first: interpolation and weights commute. All perceptrons' first units are
+    weighed together.
     """
 
     def __init__(self, kinds: Sequence[ScoredKind]) -> None:
         super().__init__()
-        self.kinds = nn.ModuleList(_Perceptron(one) for one in kinds)
+        self.first = _linear(_side_by_side(kinds, "first"), np.concatenate([one.offset for one in kinds]))
+        self.second = _linear(_side_by_side(kinds, "second"), None)
+        self.units = [len(one.offset) for one in kinds]
+        self.hidden = nn.ModuleList(_linear(one.hidden, one.hidden_offset) for one in kinds)
+        self.last = nn.ModuleList(_linear(one.last, one.last_offset) for one in kinds)
         self.findings = sum(len(one.findings) for one in kinds)
 
     def forward(self, first: Tensor, second: Tensor, onto: Onto) -> Tensor:
         """Score features (B, C1, ...) and (B, C2, ...) of both layers: (B, K, ...) at the places of the first."""
-        here, around = first.movedim(1, -1), second.movedim(1, -1)
-        return torch.cat([one(here, around, onto) for one in self.kinds], dim=-1).movedim(-1, 1)
+        here: Tensor = self.first(first.movedim(1, -1))
+        seen = torch.relu_(onto(self.second(second.movedim(1, -1)), here).add_(here))
+        apart = zip(torch.split(seen, self.units, dim=-1), self.hidden, self.last, strict=True)
+        return torch.cat([last(torch.relu_(hidden(own))) for own, hidden, last in apart], dim=-1).movedim(-1, 1)
 
 
 def joined(first: Tensor, second: Tensor, onto: Onto) -> Tensor:
@@ -40,17 +47,8 @@ def joined(first: Tensor, second: Tensor, onto: Onto) -> Tensor:
     return torch.cat([here, onto(second.movedim(1, -1), here)], dim=-1).movedim(-1, 1)
 
 
-class _Perceptron(nn.Module):
-    def __init__(self, kind: ScoredKind) -> None:
-        super().__init__()
-        self.first, self.second = _linear(kind.first, kind.offset), _linear(kind.second, None)
-        self.hidden, self.last = _linear(kind.hidden, kind.hidden_offset), _linear(kind.last, kind.last_offset)
-
-    def forward(self, first: Tensor, second: Tensor, onto: Onto) -> Tensor:
-        here: Tensor = self.first(first)
-        seen = torch.relu_(onto(self.second(second), here).add_(here))
-        found: Tensor = self.last(torch.relu_(self.hidden(seen)))
-        return found
+def _side_by_side(kinds: Sequence[ScoredKind], name: str) -> NDArray[np.float32]:
+    return np.concatenate([getattr(one, name) for one in kinds], axis=1)
 
 
 def _linear(matrix: NDArray[np.float32], offset: NDArray[np.float32] | None) -> nn.Linear:

@@ -1,11 +1,14 @@
 """Slabs of one chest with findings inserted, seen by a small network: what is drawn, how often, and where."""
 
+from collections import Counter
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from indexer.bundle import read_bundle
 from indexer.encoder import MonaiEncoder
-from indexer.insertion.findings import CLEAN, GROUND_GLASS, NODULE, PNEUMOTHORAX, of_compartment
+from indexer.insertion.findings import CLEAN, GROUND_GLASS, HAEMORRHAGE, NODULE, PNEUMOTHORAX, of_compartment
 from indexer.regions import Rows
 from indexer.specimens import Specimen, specimens_of
 from indexer.uids import SliceRef, SOPInstanceUID
@@ -77,6 +80,39 @@ def test_the_same_arguments_give_the_same_specimens(specimens: list[Specimen], e
     again = next(specimens_of(chest(), "P", "series", encoder, "LUNGS", ()))
 
     assert _equal(again.example.features, specimens[0].example.features)
+
+
+def head() -> Volume:
+    """A skull with a brain of 230 mL a slab, on the air of a room."""
+    _, y, x = np.indices((SLICES, 70, 80))
+    across, deep = (x - 40) / 34, (y - 35) / 30
+    radius = np.hypot(across, deep)
+    voxels = np.select([radius < 0.75, radius < 0.9, radius < 1], [35.0, 900.0, 40.0], -1000.0)
+    voxels += np.random.default_rng(1).normal(0, 4, voxels.shape)
+    return replace(chest(), voxels=voxels.astype(np.float32))
+
+
+def test_a_compartment_of_few_patients_is_taught_by_slabs_of_others_and_tested_on_slabs_as_they_are() -> None:
+    tiny = read_bundle("tiny")
+    deep = tiny.pooling.model_copy(update={"layer": "layer3"})
+    encoder = MonaiEncoder(tiny.model_copy(update={"pooling": deep}), "cpu", threads=1)
+    made = list(specimens_of(head(), "P", "series", encoder, "BRAIN", ("training", "testing")))
+    slabs = {one.slab for one in made}
+    teaching = [one for one in made if one.role == "training"]
+    labels = Counter(one.example.label for one in teaching)
+
+    assert labels[CLEAN] == 2 * len(slabs)  # changed ones: as they are, clean slabs have a role of their own
+    assert labels[HAEMORRHAGE.name] == 3 * len(slabs)
+    assert labels[""] == 8 * len(slabs)
+    assert not any(one.in_gallery for one in teaching)
+    assert Counter(one.example.label for one in made if one.in_gallery) == {
+        CLEAN: len(slabs),
+        HAEMORRHAGE.name: 2 * len(slabs),
+    }
+    for one in made:
+        assert one.fine is not None
+        assert len(one.fine.first) > 0
+        assert set(one.fine.findings) == ({HAEMORRHAGE.name} if one.example.label != CLEAN else set())
 
 
 def _equal(first: Rows, second: Rows) -> bool:
