@@ -294,8 +294,8 @@ class Embeddings:
                 tuple(chunk_pk[chosen].tolist()),
                 tuple(volume[chosen].tolist()),
                 vectors[chosen],
-                parts[own] if has_part else None,
-                weights[own] if has_part else None,
+                parts[own].copy() if has_part else None,  # one that is kept must not keep all others
+                weights[own].copy() if has_part else None,
             )
         return found
 

@@ -84,20 +84,15 @@ def sequence_of(
 ) -> EmbeddingSequence:
     """Put the embeddings of chunks, kind to (D,), in one sequence: the whole's and each one's parts."""
     vectors = np.stack([np.asarray(of_chunk[GLOBAL], dtype=np.float32) for of_chunk in embeddings])
-    ranked = [
-        (row, kind, vector)
-        for row, of_chunk in enumerate(embeddings)
-        for kind in _ranked_by(of_chunk)
-        if (vector := of_chunk[kind]) is not None
-    ]
-    parts, weights = added_up(
-        len(vectors),
-        np.array([row for row, _, _ in ranked], np.intp),
-        np.array([PART_WEIGHTS[kind] for _, kind, _ in ranked], np.float32),
-        np.array([vector for _, _, vector in ranked], np.float32).reshape(-1, vectors.shape[1]),
-    )
+    ranked = [(row, kind) for row, of_chunk in enumerate(embeddings) for kind in _ranked_by(of_chunk)]
     if not ranked:
         return EmbeddingSequence(tuple(chunk_pks), tuple(volumes), vectors)
+    parts, weights = added_up(
+        len(vectors),
+        np.array([row for row, _ in ranked]),
+        np.array([PART_WEIGHTS[kind] for _, kind in ranked], np.float32),
+        np.array([embeddings[row][kind] for row, kind in ranked], np.float32),
+    )
     return EmbeddingSequence(tuple(chunk_pks), tuple(volumes), vectors, parts, weights)
 
 
