@@ -72,10 +72,10 @@ def test_sides_change_and_seeds_tell() -> None:
 def test_another_scan_shows_the_same_patient(modality: str) -> None:
     slab = a_slab(modality)
     scans = [variant(seed).scanned(slab.grid, SCANNER).voxels for seed in range(6)]
-    inner = (slice(8, 22), slice(55, 69), slice(28, 42))
+    inner, beside = ((slice(8, 22), slice(first, first + 14), slice(28, 42)) for first in (55, 18))
 
     for scan in scans:
         assert np.corrcoef(scan.ravel(), slab.grid.voxels.ravel())[0, 1] > 0.9
         assert scan[inner].std() < 25
-    assert np.ptp([float(scan[inner].mean()) for scan in scans]) > 4
+    assert np.ptp([float(scan[beside].mean()) for scan in scans]) > 2
     assert np.ptp([float(scan[inner].std()) for scan in scans]) > 2
