@@ -21,7 +21,8 @@ SHOWN = 0.3
 """Share of the compartment around a place from which on its scores count."""
 LEAST_PLACES = 200
 """Fewer such places are too little of a compartment; 43 ml where they lie every 6 mm."""
-_LEFT: dict[Kind, int] = {BONES: 8, BRAIN: 16}
+_MOST_TOLD = 8
+_LEFT: dict[Kind, int] = {BONES: _MOST_TOLD, BRAIN: 2 * _MOST_TOLD}
 """Dimensions, from the last one on, that a compartment leaves to those of the same modality."""
 _GREATEST = (1, 8, 30, 100)
 """Each finding's greatest scores are averaged over so many places."""
@@ -137,7 +138,7 @@ def _check(path: Path, kind: str, one: ScoredKind) -> None:
     expected = [(count,), (len(one.first), units), (len(one.second), units), (units,), (units, few), (few,)]
     expected += [(few, count), (count,), (), (pooled,), (pooled,), (pooled, told), (told,)]
     parts = [getattr(one, part.name) for part in fields(ScoredKind)]
-    if [part.shape for part in parts] != expected or told > EMBEDDING_DIM:
+    if [part.shape for part in parts] != expected or told > _MOST_TOLD:
         raise ConfigError([f"findings {path}: {kind} holds matrices that do not fit together: fit it anew"])
     if one.score_scale.min() <= 0:
         raise ConfigError([f"findings {path}: {kind} holds values that are no embedding's"])

@@ -19,6 +19,7 @@ cosine of two chunks that are. Vectors of two kinds of one modality have no dime
 made of one beside another.
 """
 BESIDE = "BONES"
+"""The kind that stands beside the first one."""
 
 
 @dataclass(frozen=True, eq=False)

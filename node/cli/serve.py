@@ -23,7 +23,10 @@ def _say_how(node: Node) -> None:
     web = f"{'https' if settings.http.tls.certificate_file else 'http'}://{reach}:{node.http_port}"
     told = [f"Pacsimile is ready. Data in {settings.data_dir.resolve()}"]
     if settings.has(Role.RECEIVE):
-        told.append(f"send a study       storescu -aec {settings.dicom.aet} +sd +r {reach} {port} FOLDER")
+        told += [
+            f"send a study       storescu -aec {settings.dicom.aet} +sd +r {reach} {port} FOLDER",
+            "                     with -xs for JPEG files, -xt for JPEG-LS, -xv for JPEG 2000",
+        ]
     if settings.has(Role.QUERY):
         told += [
             f"ask what is like   findscu -S -aec {settings.dicom.similar_aet} -k QueryRetrieveLevel=STUDY \\",

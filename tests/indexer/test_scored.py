@@ -145,6 +145,10 @@ def test_a_damaged_or_foreign_file_is_refused(fitted: ScoredKind, tmp_path: Path
     save(path, {"ORGANS": replace(fitted, hidden=fitted.hidden[:-1])})
     with pytest.raises(ConfigError, match="do not fit together"):
         load(path)
+    too_wide = np.ones((len(fitted.told), 9), np.float32)  # it would reach into another compartment's dimensions
+    save(path, {"ORGANS": replace(fitted, told=too_wide, told_offset=too_wide[0])})
+    with pytest.raises(ConfigError, match="do not fit together"):
+        load(path)
     save(path, {"ORGANS": replace(fitted, offset=np.full_like(fitted.offset, np.inf))})
     with pytest.raises(ConfigError, match="no embedding's"):
         load(path)

@@ -21,6 +21,8 @@ def lines(text: str) -> list[str]:
 def test_starts_says_how_and_stops(start_node: Factory) -> None:
     node = start_node()
     assert node.data_dir.stat().st_mode & 0o077 == 0  # patient data: the owner's only
+    assert f"storescu -aec PACSIMILE +sd +r localhost {node.dicom_port} FOLDER\n" in node.log
+    assert "-xs for JPEG files, -xt for JPEG-LS, -xv for JPEG 2000" in node.log  # it proposes none by itself
     worker = node.wait_until_worker_runs()
     assert node.get("/health")["ready"]
     assert node.stop() == 0
