@@ -1,8 +1,8 @@
 """Slabs of real volumes, clean and with inserted findings, to fit and to test a compartment's embedding with."""
 
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -52,15 +52,15 @@ class Specimen:
     slab : str
         Names the place: the same for a slab's clean and inserted versions.
     example : Example
-        Cells of the compartment.
+        Cells of the compartment; none if it is embedded by scores, and the slab with findings is there to teach.
     finding : Finding or None
         The one inserted; None: as scanned, or several.
+    histogram : (64,) float32
+        Of the body's intensities, square roots of shares.
     places : (n, 3) int64
         Of the example's cells in the feature map.
     whole : (2 C,) float32
-        Features pooled over the body, as the embedding of the whole is made of.
-    histogram : (64,) float32
-        Of the body's intensities, square roots of shares.
+        Features pooled over the body, as the embedding of the whole is made of; empty where there are no cells.
     fine : FineExample or None
         Places of the network's first layer; None for a compartment that is not embedded by scores.
     """
@@ -70,9 +70,9 @@ class Specimen:
     example: Example
     finding: Finding | None
     size_mm: float
-    places: NDArray[np.int64]
-    whole: NDArray[np.float32]
     histogram: NDArray[np.float32]
+    places: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 3), np.int64))
+    whole: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
     fine: FineExample | None = None
 
     @property
@@ -207,29 +207,31 @@ class _Bench:
         size_mm: float = 0.0,
     ) -> Specimen | None:
         """Run the network; None where the changed slab no longer shows the compartment."""
-        seen = self._encoder.map_of(grid)
-        masks = compartments(seen.thinned, {self._kind})
-        if self._kind not in masks:
+        body = self._encoder.body_of(grid)
+        mask = compartments(Thinned(grid, body), {self._kind}).get(self._kind)
+        if mask is None:
             return None
-        share = self._share(seen, masks[self._kind], slab.span)
-        at = share > LEAST_SHARE
-        inserted = {name: self._share(seen, one > _SHOWN, slab.span)[at] for name, one in shares.items()}
-        body = self._share(seen, seen.body, slab.span)
-        others = seen.cells((body > _OF_BODY) & ~at if role == "clean" else np.zeros_like(at))
         label = finding.label(size_mm) if finding else ("" if shares else CLEAN)
-        fine = self._fine(grid, seen.body, masks[self._kind], slab.span, label, shares)
+        fine = self._fine(grid, body, mask, slab.span, label, shares)
         if fine is not None and not len(fine.first):
             return None
-        return Specimen(
-            role=role,
-            slab=place,
-            example=Example(self._patient, seen.cells(at), share[at], label, inserted, others),
-            finding=finding,
-            size_mm=size_mm,
+        histogram = _histogram(grid.voxels[slab.span][body[slab.span]])
+        seen = Specimen(
+            role, place, _no_cells(self._patient, label, shares), finding, size_mm, histogram, fine=fine
+        )
+        if fine is not None and role == "training" and shares:
+            return replace(seen, fine=fine if label else fine.teaching())
+        features = self._encoder.map_of(grid, body)
+        share = self._share(features, mask, slab.span)
+        at = share > LEAST_SHARE
+        inserted = {name: self._share(features, one > _SHOWN, slab.span)[at] for name, one in shares.items()}
+        of_body = self._share(features, body, slab.span)
+        others = features.cells((of_body > _OF_BODY) & ~at if role == "clean" else np.zeros_like(at))
+        return replace(
+            seen,
+            example=Example(self._patient, features.cells(at), share[at], label, inserted, others),
             places=np.argwhere(at),
-            whole=pool(seen.features, body),
-            histogram=_histogram(grid.voxels[slab.span][seen.body[slab.span]]),
-            fine=fine if label or fine is None else fine.teaching(),
+            whole=pool(features.features, of_body),
         )
 
     def _share(self, seen: FeatureMap, mask: Mask, span: slice) -> NDArray[np.float32]:
@@ -273,6 +275,11 @@ class _Bench:
         except NoPlace:
             return None
         return found.grid, found.share
+
+
+def _no_cells(patient: str, label: str, findings: Iterable[str]) -> Example:
+    none = np.zeros(0, np.float32)
+    return Example(patient, none[:, None], none, label, dict.fromkeys(findings, none))
 
 
 def _cut(mask: Mask, span: slice, body: Mask) -> Mask:

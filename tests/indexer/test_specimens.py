@@ -113,6 +113,8 @@ def test_a_compartment_of_few_patients_is_taught_by_slabs_of_others_and_tested_o
         assert one.fine is not None
         assert len(one.fine.first) > 0
         assert set(one.fine.findings) == ({HAEMORRHAGE.name} if one.example.label != CLEAN else set())
+        only_places = one.role == "training" and one.example.label != CLEAN
+        assert (len(one.example.features) == len(one.whole) == 0) == only_places
 
 
 def _equal(first: Rows, second: Rows) -> bool:
