@@ -43,6 +43,8 @@ _VESSEL_MM, _RIM_MM = 9.0, 12.0
 """Half the width of a vessel from which on it is one, and what of its surroundings may be half filled."""
 _MARROW_MM = 18.0
 """Half the width of a gap in bone that is taken for bone: marrow, and what a lytic lesion of 24 mm leaves open."""
+BESIDE_BONE_MM = 12.0
+"""What is as near to bone belongs to it: a lesion of its surface, or of all of a vertebra, stays inside."""
 _SOLID_HU = (-30.0, 240.0)
 """A dark lesion in muscle, or in a liver full of fat, is below 0; a border to fat is darker."""
 _SOLID_RADIUS_MM = 12.0
@@ -90,7 +92,7 @@ def compartments(seen: Thinned, kinds: Container[str] | None = None) -> dict[Kin
     Lungs are the thoracic cavity on both sides, not the air in it: each side's convex hull and the other side's
     mirror image, so that fluid, consolidation and masses stay inside. The brain is what the skull encloses. Organs
     are thick parts of other soft tissue with their holes filled; bones are what is dense, but not thick and even as
-    contrast medium is, with the marrow between.
+    contrast medium is, with the marrow between and a little of what is beside.
 
     Parameters
     ----------
@@ -214,7 +216,8 @@ def _bones(coarse: _Coarse) -> Mask:
     bone = (coarse.voxels > _BONE_HU) & coarse.body
     bone &= ~_contrast(coarse, bone)
     filled = _filled(bone, _MARROW_MM, coarse)
-    return filled & ~_opened(filled & ~bone, _MARROW_MM, coarse.spacing_mm) & ~coarse.brain
+    bones = filled & ~_opened(filled & ~bone, _MARROW_MM, coarse.spacing_mm) & ~coarse.brain
+    return _dilated(bones, BESIDE_BONE_MM, coarse.spacing_mm) & coarse.body
 
 
 def _contrast(coarse: _Coarse, bone: Mask) -> Mask:

@@ -46,7 +46,7 @@ BULLAE = Finding("bullae", LUNGS, "CT", (14, 22, 32), (32,))
 HYPODENSE = Finding("hypodense organ lesion", ORGANS, "CT", (12, 20, 35), (35,))
 HYPERDENSE = Finding("hyperdense organ lesion", ORGANS, "CT", (12, 20, 35), (35,))
 HAEMORRHAGE = Finding("intracranial haemorrhage", BRAIN, "CT", (12, 20, 35), (35,))
-LYTIC = Finding("lytic bone lesion", BONES, "CT", (10, 16, 24), (24,))
+LYTIC = Finding("lytic bone lesion", BONES, "CT", (12, 20, 35), (35,))
 BRIGHT_MASS = Finding("hyperintense mass with oedema", INNER, "MR", (14, 22, 35), (35,))
 DARK_MASS = Finding("hypointense mass with oedema", INNER, "MR", (14, 22, 35), (35,))
 

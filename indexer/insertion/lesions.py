@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from indexer.compartments import BESIDE_BONE_MM
 from indexer.insertion.chest import Drawing
 from indexer.insertion.scene import NoPlace, Scene, smoothed
 from indexer.insertion.shapes import faded, solid
@@ -12,6 +13,8 @@ _TRABECULA_MM, _LEAST_BONE_HU = 1.5, 130.0
 """Bone is denser, averaged over its trabeculae."""
 _OF_LESION = 0.5
 """Share of bone that a lytic lesion takes the place of, about."""
+_EDGE_MM = 5.0
+"""Less deep inside its compartment, which goes on beside bone and is made of cells of 6 mm, bone may begin."""
 
 
 def hypodense(scene: Scene, size_mm: float) -> Drawing:
@@ -38,9 +41,11 @@ def haemorrhage(scene: Scene, size_mm: float) -> Drawing:
 def lytic(scene: Scene, size_mm: float) -> Drawing:
     """Soft tissue in place of bone, at least half of it."""
     voxels, spacing = scene.grid.voxels, scene.grid.spacing_mm
-    bone = scene.place & (smoothed(voxels, np.full(3, _TRABECULA_MM), spacing) > _LEAST_BONE_HU)
+    deep = scene.depth_mm(scene.place | ~scene.body) > BESIDE_BONE_MM - _EDGE_MM
+    bone = deep & scene.place & (smoothed(voxels, np.full(3, _TRABECULA_MM), spacing) > _LEAST_BONE_HU)
     around = smoothed(bone.astype(np.float32), np.full(3, size_mm / 4), spacing)
-    share = faded(scene, solid(scene, scene.site(bone & (around > _OF_LESION)), size_mm / 2)) * bone
+    centre = scene.site(bone & (around > _OF_LESION))
+    share = faded(scene, solid(scene, centre, size_mm / 2)) * bone
     return Drawing(share, 45.0 + scene.draw(scene.style.shift_hu) + 0.5 * scene.texture())
 
 

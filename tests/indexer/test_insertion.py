@@ -99,7 +99,7 @@ def test_a_finding_is_as_noisy_as_the_scan() -> None:
 @pytest.mark.parametrize("style", [TRAINING, TESTING], ids=lambda style: style.name)
 @pytest.mark.parametrize("seed", range(4))
 def test_a_lytic_lesion_takes_the_place_of_bone(style: Style, seed: int) -> None:
-    """Not of what lies between two bones, though the compartment holds it."""
+    """Not of what lies between two bones or beside them, though the compartment holds it."""
     voxels = np.random.default_rng(2).normal(40, 12, SHAPE).astype(np.float32)
     bone = np.zeros(SHAPE, np.bool_)
     bone[:, 30:60, 30:60] = bone[:, 80:86] = True
@@ -113,6 +113,24 @@ def test_a_lytic_lesion_takes_the_place_of_bone(style: Style, seed: int) -> None
     core = made.share > 0.95
     assert 20 < np.median(made.grid.voxels[core]) < 90
     assert (voxels - made.grid.voxels)[core & bone].min() > 150
+
+
+def test_a_lytic_lesion_leaves_vessels_beside_bone_alone() -> None:
+    """As dense as bone, they lie where its compartment goes on beside it."""
+    voxels = np.random.default_rng(2).normal(40, 12, SHAPE).astype(np.float32)
+    bone, vessel, place = (np.zeros(SHAPE, np.bool_) for _ in range(3))
+    bone[:, 30:60, 30:60] = vessel[:, 63:75, 30:60] = place[:, 22:68, 22:68] = True
+    voxels[bone | vessel] += 400
+    grid = PatientGrid(voxels, np.ones(SHAPE, np.bool_), np.zeros(3), np.array([3.0, 1.5, 1.5]), "CT")
+    scanner = scanner_of(grid, grid.inside, (3.0, 0.8, 0.8))
+    seeds = range(6)
+    made = [
+        insert(grid, grid.inside, place, slice(3, 35), findings.LYTIC, 35, TESTING, scanner, (seed,))
+        for seed in seeds
+    ]
+
+    assert max(one.share[bone].max() for one in made) > 0.95
+    assert max(one.share[vessel].max() for one in made) < 0.2
 
 
 def test_no_place_says_so() -> None:
