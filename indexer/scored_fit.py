@@ -18,13 +18,15 @@ _UNITS, _FEW_UNITS = 32, 32
 _STEPS = 1000
 _ANY, _SHOWING = 192, 32
 """Places of each patient in a step: any, and of each finding."""
-_RATE, _DECAY, _DROPPED, _NOISE = 3e-3, 1e-2, 0.1, 0.1
+_RATE, _DECAY, _DROPPED, _NOISE = 3e-3, 1e-2, 0.1, 0.5
 _CLIP = 8.0
 _SHOWS, _FREE = 0.5, 0.1
 """Shares of a finding at a place: from the first on it shows the finding, below the other it does not."""
 _THINNED = 8
 """Of the places without a finding one in so many teaches."""
 _RIDGE = 0.3
+_ALWAYS = 0.2
+"""What every slab's vector holds beside: with it, how clearly a finding shows turns the vector, not only which."""
 _SEED = 11
 
 
@@ -83,8 +85,9 @@ def fit_scored(examples: Sequence[FineExample], *, relative: bool) -> ScoredKind
     targets = np.eye(codes.max() + 1, dtype=np.float32)[codes]
     standard = (pooled - mean) / scale
     told, offset = Sums.of(standard, targets, weights).ridge(_RIDGE)
-    centre = weights @ targets / weights.sum()
-    return replace(fitted, score_mean=mean, score_scale=scale, told=told, told_offset=offset - centre)
+    offset = np.append(offset - weights @ targets / weights.sum(), np.float32(_ALWAYS))
+    told = np.pad(told, ((0, 0), (0, 1)))
+    return replace(fitted, score_mean=mean, score_scale=scale, told=told, told_offset=offset)
 
 
 @dataclass(frozen=True, eq=False)
