@@ -13,7 +13,7 @@ from config.errors import ConfigError
 from indexer.compartments import Kind
 from indexer.encoder import MonaiEncoder
 from indexer.errors import Parked
-from indexer.evaluate.estimates import Bootstrap
+from indexer.evaluate.estimates import Bootstrap, Estimate
 from indexer.evaluate.metrics import Judged, figures
 from indexer.evaluate.protocol import Measured as MeasuredQueries
 from indexer.evaluate.sensitivity_figures import (
@@ -21,7 +21,7 @@ from indexer.evaluate.sensitivity_figures import (
     HISTOGRAM,
     PLAIN,
     TRAINED,
-    WAYS,
+    UNSEEN,
     WHOLE,
     LabelFigures,
     Overall,
@@ -43,8 +43,11 @@ _PASSED = 0.8
 
 _RESAMPLES, _SEED, _CONFIDENCE = 1000, 5, 0.95
 
+_GROUPS = 5
+"""Patients are left out by so many groups where neither of two compared ones may be known."""
+
 Measured = dict[str, NDArray[np.float64]]
-"""Way to P@1 and P@5 of one query."""
+"""Way to P@1 and P@5 of one query; `UNSEEN` takes three patients."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +63,8 @@ def sensitivity(kind: str, specimens: Iterable[Specimen]) -> Sensitivity:
     """Rank slabs of other patients, clean and with every finding, for each slab; relevant is the same finding.
 
     Whatever is fitted is fitted without the query's patient, to findings drawn in the style for training; queries
-    and galleries are drawn in the style for testing.
+    and galleries are drawn in the style for testing. The gallery's patients have taught the fit, which new ones of
+    an archive have not: so each pair is compared once more by what neither has taught.
 
     Raises
     ------
@@ -102,6 +106,9 @@ class _Trial:
             raise ConfigError([f"{kind}: slabs of {len(self._patients)} patients, expected at least 2"])
         if len(self._patients) == 2:
             log.warning("%s: slabs of 2 patients: each is measured by what the other one alone has taught", kind)
+        everyone = sorted({one.example.patient for one in specimens})
+        groups = [frozenset(everyone[first::_GROUPS]) for first in range(_GROUPS)]
+        self._group_of = {who: group for group in groups for who in group}
 
     def rows(self) -> list[_Row]:
         """Measure all ways for every query."""
@@ -128,7 +135,7 @@ class _Trial:
 
     def _of_label(self, asked: tuple[str, bool], rows: Sequence["_Row"]) -> LabelFigures:
         own = [row for row in rows if _ask(row.query) == asked]
-        means = {way: np.mean([row.same_finding[way] for row in own], axis=0) for way in WAYS}
+        means = {way: np.mean([row.same_finding[way] for row in own], axis=0) for way in own[0].same_finding}
         return LabelFigures(
             label=asked[0],
             in_gallery=asked[1],
@@ -144,42 +151,50 @@ class _Trial:
 
     def _measured(self, query: Specimen) -> tuple[Measured, Measured]:
         """Precision of every way where the same finding is relevant, and where it has to be of the same size."""
-        region = self._region(query.example.patient)
+        own = frozenset({query.example.patient})
         mean, scale = self._whole(query.example.patient)
         found = self._found(query)
         ways: dict[str, Callable[[Specimen], Rows]] = {
-            TRAINED: self._trained(query.example.patient),
-            PLAIN: lambda one: _plainly(region, one),
+            TRAINED: lambda one: self._trained(own, one),
+            PLAIN: lambda one: _plainly(self._region(own), one),
             WHOLE: lambda one: np.clip((one.whole - mean) / scale, -5.0, 5.0),
             HISTOGRAM: lambda one: one.histogram,
             CHANCE: lambda one: np.zeros(1, np.float32),
         }
+        near = {way: self._near(query, found, describe) for way, describe in ways.items()}
+        if len(self._patients) > 2:
+            near[UNSEEN] = np.concatenate([self._near_unseen(query, one) for one in found])
+        relevant = _relevant(query, found)
         same_size = np.array([one.example.label == query.example.label for one in found])
-        finding, size = {}, {}
-        for way, describe in ways.items():
-            own = _unit(describe(query))
-            near = np.array([float(own @ _unit(describe(one))) for one in found])
-            finding[way] = _precision(near, _relevant(query, found))
-            size[way] = _precision(near, same_size)
-        return finding, size
+        finding = {way: _precision(one, relevant) for way, one in near.items()}
+        return finding, {way: _precision(one, same_size) for way, one in near.items()}
 
-    def _trained(self, patient: str) -> Callable[[Specimen], Rows]:
-        """How a compartment is embedded by what was fitted without a patient."""
-        if self._kind in SCORED:
-            scored = self._scored(patient)
-            return lambda one: _by_scores(scored, one)
-        region = self._region(patient)
-        return lambda one: _embedded(region, one)
+    @staticmethod
+    def _near(
+        query: Specimen, found: Sequence[Specimen], describe: Callable[[Specimen], Rows]
+    ) -> NDArray[np.float64]:
+        own = _unit(describe(query))
+        return np.array([float(own @ _unit(describe(one))) for one in found])
 
-    @lru_cache(maxsize=64)  # noqa: B019 - lives as long as the trial does
-    def _scored(self, patient: str) -> ScoredKind:
-        others = [_fine(one) for one in self._training if one.example.patient != patient]
-        return fit_scored(others, relative=self._kind in RELATIVE)
+    def _near_unseen(self, query: Specimen, one: Specimen) -> NDArray[np.float64]:
+        left = self._group_of[query.example.patient] | self._group_of[one.example.patient]
+        return self._near(query, [one], lambda which: self._trained(left, which))
+
+    def _trained(self, left: frozenset[str], one: Specimen) -> Rows:
+        """A compartment as it is embedded by what was fitted without some patients."""
+        return _by_scores(self._scored(left), one) if self._kind in SCORED else _embedded(self._region(left), one)
 
     @lru_cache(maxsize=64)  # noqa: B019 - lives as long as the trial does
-    def _region(self, patient: str) -> Region:
-        others = [one.example for one in self._training if one.example.patient != patient]
+    def _scored(self, left: frozenset[str]) -> ScoredKind:
+        return fit_scored([_fine(one) for one in self._teaching(left)], relative=self._kind in RELATIVE)
+
+    @lru_cache(maxsize=64)  # noqa: B019 - lives as long as the trial does
+    def _region(self, left: frozenset[str]) -> Region:
+        others = [one.example for one in self._teaching(left)]
         return fit_region([one for one in others if not (one.findings and self._kind in SCORED)])
+
+    def _teaching(self, left: frozenset[str]) -> list[Specimen]:
+        return [one for one in self._training if one.example.patient not in left]
 
     def _whole(self, patient: str) -> tuple[Rows, Rows]:
         others = [one.whole for one in self._training if one.role == "clean" and one.example.patient != patient]
@@ -200,10 +215,10 @@ class _Trial:
 
     def _placed(self, query: Specimen) -> tuple[Rows, dict[str, Rows]]:
         """Scores (n, K) of a query's places, by what was fitted to others, and each finding's share of them."""
-        patient = query.example.patient
+        own = frozenset({query.example.patient})
         if self._kind in SCORED:
-            return _scores(self._scored(patient), query), _fine(query).findings
-        region = self._region(patient)
+            return _scores(self._scored(own), query), _fine(query).findings
+        region = self._region(own)
         return region.scores(region.standard(query.example.features)), query.example.findings
 
 
@@ -253,19 +268,21 @@ def _precision(near: NDArray[np.float64], relevant: NDArray[np.bool_]) -> NDArra
 
 def _overall(what: str, rows: Sequence["_Row"], measured: Sequence[Measured]) -> Overall:
     """Mean over findings, all with the same weight, and its interval when patients are drawn anew."""
-    names = [row.query.finding.name if row.query.finding else "" for row in rows]
+    first, five = dict[str, Estimate](), dict[str, Estimate]()
+    for way in dict.fromkeys(way for one in measured for way in one):
+        asking = [(row, one[way]) for row, one in zip(rows, measured, strict=True) if way in one]
+        first[way], five[way] = _estimates([row.query for row, _ in asking], np.stack([one for _, one in asking]))
+    return Overall(what=what, first=first, five=five)
+
+
+def _estimates(queries: Sequence[Specimen], values: NDArray[np.float64]) -> list[Estimate]:
+    """Of each column of values (n, m): mean over findings of the mean over queries."""
+    names = [one.finding.name if one.finding else "" for one in queries]
     codes = np.array([sorted(set(names)).index(name) for name in names])
-    values = np.stack([np.concatenate([one[way] for way in WAYS]) for one in measured])
-    asking = np.arange(len(rows))
+    asking = np.arange(len(queries))
     table = MeasuredQueries(asking, values, asking, codes, values, asking)
-    drawn = Bootstrap([row.query.example.patient for row in rows], asking, resamples=_RESAMPLES, seed=_SEED)
-    estimates = drawn.macro(table).estimates(_CONFIDENCE)
-    step = len(CUTOFFS)
-    return Overall(
-        what=what,
-        first={way: estimates[step * n] for n, way in enumerate(WAYS)},
-        five={way: estimates[step * n + 1] for n, way in enumerate(WAYS)},
-    )
+    drawn = Bootstrap([one.example.patient for one in queries], asking, resamples=_RESAMPLES, seed=_SEED)
+    return drawn.macro(table).estimates(_CONFIDENCE)
 
 
 def _smallest(rows: Sequence["_Row"]) -> dict[str, float | None]:

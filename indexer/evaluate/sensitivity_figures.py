@@ -9,8 +9,11 @@ SYNTHETIC = (
     "Findings are synthetic: inserted into real scans. This says what an embedding can tell, nothing of patients."
 )
 TRAINED, PLAIN = "compartment, trained on other patients", "compartment, no labels"
+UNSEEN = "compartment, trained on neither patient"
+"""Each of two compared patients is new to what was fitted, as all of an archive are."""
 WHOLE, HISTOGRAM, CHANCE = "whole body slab", "intensity histogram", "chance"
-WAYS = (TRAINED, PLAIN, WHOLE, HISTOGRAM, CHANCE)
+WAYS = (TRAINED, UNSEEN, PLAIN, WHOLE, HISTOGRAM, CHANCE)
+_NOT_MEASURED = "–"
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,8 @@ class Overall:
 
     def cells(self) -> tuple[str, ...]:
         """P@5 of every way and P@1 of the trained one, with their intervals."""
-        return *(interval(self.five[way]) for way in WAYS), interval(self.first[TRAINED])
+        of_ways = (interval(self.five[way]) if way in self.five else _NOT_MEASURED for way in WAYS)
+        return *of_ways, interval(self.first[TRAINED])
 
     def table(self) -> TextTable:
         """As a table of its own."""
@@ -99,7 +103,7 @@ class Sensitivity:
                 one.label + ("" if one.in_gallery else " (other sizes answer)"),
                 f"{one.queries} of {one.patients}",
                 f"{one.relevant:.1f}",
-                *(f"{one.five[way]:.2f}" for way in WAYS),
+                *(f"{one.five[way]:.2f}" if way in one.five else _NOT_MEASURED for way in WAYS),
                 f"{one.first[TRAINED]:.2f}",
             )
             for one in self.labels

@@ -1,11 +1,13 @@
 """Sensitivity to findings, on specimens made by hand: who is asked, who may answer, what is counted."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 
 from config.errors import ConfigError
 from indexer.evaluate.sensitivity import sensitivities, sensitivity
-from indexer.evaluate.sensitivity_figures import CHANCE, PLAIN, SYNTHETIC, TRAINED, WHOLE
+from indexer.evaluate.sensitivity_figures import CHANCE, PLAIN, SYNTHETIC, TRAINED, UNSEEN, WHOLE
 from indexer.insertion.findings import CLEAN, EFFUSION, LYTIC, NODULE, Finding
 from indexer.region_fit import Example
 from indexer.scored_fit import FineExample
@@ -58,7 +60,7 @@ def test_findings_that_can_be_told_are_found_and_placed() -> None:
     assert (found.patients, found.slabs) == (5, 5)
     effusion = next(one for one in found.labels if one.label == EFFUSION.name)
     assert (effusion.queries, effusion.relevant, effusion.in_gallery) == (5, 4, True)
-    assert effusion.first[TRAINED] == effusion.first[PLAIN] == 1
+    assert effusion.first[TRAINED] == effusion.first[UNSEEN] == effusion.first[PLAIN] == 1
     assert effusion.five[TRAINED] == pytest.approx(4 / 5)
     assert found.on_finding == {EFFUSION.name: 1, NODULE.name: 1}
     assert found.smallest_mm[EFFUSION.name] == 20
@@ -110,6 +112,33 @@ def test_a_patient_is_never_in_the_own_gallery_nor_in_the_own_fit() -> None:
     assert found.gallery == pytest.approx(8)
 
 
+def test_each_pair_is_compared_by_what_neither_patient_has_taught() -> None:
+    """Every patient's lesions look their own way; one that looks like all others' finds those who have taught."""
+    roles: tuple[Role, ...] = ("training", "testing")
+    made = [specimen(patient, "clean", None, 0, cells=500) for patient in range(5)]
+    made += [_looking_like([patient], patient, role, 35) for patient in range(5) for role in roles]
+    found = sensitivity("BONES", [*made, _looking_like([1, 2, 3, 4], 0, "testing", 20)])
+    of_all_others = next(one for one in found.labels if not one.in_gallery)
+
+    assert of_all_others.five[TRAINED] == pytest.approx(4 / 5)
+    assert of_all_others.five[UNSEEN] < 4 / 5
+
+
+def _looking_like(whom: Sequence[int], patient: int, role: Role, size_mm: float) -> Specimen:
+    made = specimen(patient, role, LYTIC, size_mm, telling=False, cells=500)
+    assert made.fine is not None
+    for one in whom:
+        made.fine.first[made.fine.findings[LYTIC.name] > 0, one] += 9
+    return made
+
+
+def test_two_patients_leave_nobody_to_teach_what_knows_neither() -> None:
+    found = sensitivity("LUNGS", specimens(2))
+
+    assert UNSEEN not in found.overall[0].five
+    assert found.table().rows[0][4] == "–"
+
+
 def test_it_says_that_findings_are_synthetic() -> None:
     found = sensitivity("LUNGS", specimens())
 
@@ -121,7 +150,7 @@ def test_findings_of_all_compartments_weigh_the_same_together() -> None:
     """Chance is a third of the gallery for each of two findings of the lungs, half for the only one of bones."""
     roles: tuple[Role, ...] = ("training", "testing")
     bones = [specimen(patient, "clean", None, 0, cells=500) for patient in range(4)]
-    bones += [specimen(patient, role, LYTIC, 24, cells=500) for patient in range(4) for role in roles]
+    bones += [specimen(patient, role, LYTIC, 35, cells=500) for patient in range(4) for role in roles]
     found, together = sensitivities({"LUNGS": specimens(), "BONES": bones})
 
     assert [one.kind for one in found] == ["LUNGS", "BONES"]
