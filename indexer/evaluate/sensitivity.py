@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -75,10 +75,18 @@ def sensitivity(kind: str, specimens: Iterable[Specimen]) -> Sensitivity:
     return found
 
 
-def sensitivities(specimens: Mapping[str, Iterable[Specimen]]) -> tuple[tuple[Sensitivity, ...], Overall]:
+def sensitivities(
+    specimens: Mapping[str, Iterable[Specimen]],
+    on_progress: Callable[[str, int, int], None] = lambda kind, done, total: None,
+) -> tuple[tuple[Sensitivity, ...], Overall]:
     """Measure several compartments, kind to specimens, each as `sensitivity` does; and all their findings at once.
 
     In the last row every finding has the same weight; each keeps to its own compartment's galleries.
+
+    Parameters
+    ----------
+    on_progress : callable
+        Told a kind, how many of its slabs have asked, and of how many.
 
     Raises
     ------
@@ -88,7 +96,7 @@ def sensitivities(specimens: Mapping[str, Iterable[Specimen]]) -> tuple[tuple[Se
     found, asking = [], list[_Row]()
     for kind, made in specimens.items():
         trial = _Trial(kind, list(made))
-        rows = trial.rows()
+        rows = trial.rows(partial(on_progress, kind))
         found.append(trial.result(rows))
         asking += [row for row in rows if row.query.in_gallery and row.query.finding]
     what = f"all findings of {', '.join(specimens)}"
@@ -110,9 +118,14 @@ class _Trial:
         groups = [frozenset(everyone[first::_GROUPS]) for first in range(_GROUPS)]
         self._group_of = {who: group for group in groups for who in group}
 
-    def rows(self) -> list[_Row]:
+    def rows(self, on_progress: Callable[[int, int], None]) -> list[_Row]:
         """Measure all ways for every query."""
-        return [_Row(one, *self._measured(one)) for one in self._asking]
+        rows = list[_Row]()
+        for one in self._asking:
+            on_progress(len(rows), len(self._asking))
+            rows.append(_Row(one, *self._measured(one)))
+        on_progress(len(rows), len(self._asking))
+        return rows
 
     def result(self, rows: Sequence[_Row]) -> Sensitivity:
         """Sum up."""

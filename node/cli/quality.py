@@ -7,7 +7,7 @@ from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
 
-from rich.progress import Progress
+from rich.progress import Progress, TaskID
 
 from config.errors import ConfigError
 from config.model import Settings
@@ -119,8 +119,12 @@ def findings(settings: Settings, folder: Path, kinds: list[Kind], *, all_sizes: 
     logs.configure_for_command(settings.log)
     roles: tuple[Role, ...] = ("training", "testing")
     with progress_bar() as bar:
+        asking: dict[str, TaskID] = {
+            kind: bar.add_task(f"comparing slabs: {kind}", total=None, visible=False) for kind in kinds
+        }
         found, together = sensitivities(
-            {kind: _specimens(settings, folder, kind, roles, bar, all_sizes=all_sizes) for kind in kinds}
+            {kind: _specimens(settings, folder, kind, roles, bar, all_sizes=all_sizes) for kind in kinds},
+            lambda kind, done, total: bar.update(asking[kind], completed=done, total=total, visible=True),
         )
     if as_json:
         several = {"compartments": [one.to_json() for one in found], "together": asdict(together)}

@@ -141,7 +141,11 @@ def sensitivity(
     bundle: BundleName = None,
     json: AsJson = False,
 ) -> None:
-    """Measure how well slabs with an inserted (synthetic) finding find the same finding in other patients."""
+    """Measure how well slabs with an inserted (synthetic) finding find the same finding in other patients.
+
+    What is fitted never knows the query's patient. Of the gallery's it does, but in the column "trained on neither
+    patient": expect that of an archive, whose patients are all new to it.
+    """
     from node.cli.quality import compartments_named, findings
 
     kinds = compartments_named(compartment or ["LUNGS"])

@@ -151,7 +151,10 @@ def test_findings_of_all_compartments_weigh_the_same_together() -> None:
     roles: tuple[Role, ...] = ("training", "testing")
     bones = [specimen(patient, "clean", None, 0, cells=500) for patient in range(4)]
     bones += [specimen(patient, role, LYTIC, 35, cells=500) for patient in range(4) for role in roles]
-    found, together = sensitivities({"LUNGS": specimens(), "BONES": bones})
+    told = list[tuple[str, int, int]]()
+    found, together = sensitivities(
+        {"LUNGS": specimens(), "BONES": bones}, lambda kind, done, total: told.append((kind, done, total))
+    )
 
     assert [one.kind for one in found] == ["LUNGS", "BONES"]
     assert together.first[CHANCE].value == pytest.approx((1 / 3 + 1 / 3 + 1 / 2) / 3)
@@ -160,6 +163,7 @@ def test_findings_of_all_compartments_weigh_the_same_together() -> None:
     lytic = next(one for one in found[1].labels if one.label == LYTIC.name)
     assert lytic.first[TRAINED] == 1  # by scores of places: bones have no other trained part
     assert found[1].on_finding == {LYTIC.name: 1}
+    assert [one for one in told if one[0] == "BONES"] == [("BONES", done, 8) for done in range(9)]
 
 
 def test_one_patient_is_too_few(caplog: pytest.LogCaptureFixture) -> None:
