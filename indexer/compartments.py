@@ -6,7 +6,6 @@ from functools import cached_property
 from typing import Literal
 
 import numpy as np
-import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from indexer.body import Mask, parts
@@ -119,8 +118,8 @@ def compartments(seen: Thinned, kinds: Container[str] | None = None) -> dict[Kin
 
 
 def _restored(mask: Mask, thinning: tuple[int, ...], shape: tuple[int, ...]) -> Mask:
-    for axis, times in enumerate(thinning):
-        mask = mask.repeat(times, axis=axis)
+    for axis in (2, 1, 0):  # single values while there are few, then whole rows and planes
+        mask = mask.repeat(thinning[axis], axis=axis)
     return mask[: shape[0], : shape[1], : shape[2]]
 
 
@@ -222,11 +221,25 @@ def _bones(coarse: _Coarse) -> Mask:
 
 def _contrast(coarse: _Coarse, bone: Mask) -> Mask:
     """Heart and vessels full of contrast medium: as dense as bone, but thick and even, without a cortex."""
-    image = sitk.GetImageFromArray(coarse.voxels)
-    highest = sitk.GetArrayFromImage(sitk.GrayscaleDilate(image, (1, 1, 1), sitk.sitkBall))
-    even = bone & (coarse.voxels > _EVEN * highest) & (coarse.voxels < _MOST_CONTRAST_HU)
+    even = bone & (coarse.voxels > _EVEN * _highest(coarse.voxels)) & (coarse.voxels < _MOST_CONTRAST_HU)
     thick = _opened(even, _VESSEL_MM, coarse.spacing_mm)
     return _dilated(thick, _RIM_MM, coarse.spacing_mm)
+
+
+def _highest(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The greatest value of each voxel and the 18 that share a face or an edge with it."""
+    deep, across = _of_three(values, 2), _of_three(values, 1)
+    in_slice, upright = _of_three(deep, 1), np.maximum(_of_three(deep, 0), _of_three(across, 0))
+    return np.maximum(in_slice, upright)
+
+
+def _of_three(values: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
+    """The greatest of each value and its two neighbours along an axis."""
+    greatest = values.copy()
+    to, of = np.moveaxis(greatest, axis, 0), np.moveaxis(values, axis, 0)
+    np.maximum(to[1:], of[:-1], out=to[1:])
+    np.maximum(to[:-1], of[1:], out=to[:-1])
+    return greatest
 
 
 def _inner(coarse: _Coarse) -> Mask:
@@ -273,9 +286,17 @@ def _dilated(mask: Mask, radius_mm: float, spacing_mm: NDArray[np.float64], *, i
     near = ((moves * spacing_mm) ** 2).sum(axis=1) <= radius_mm**2
     if in_plane:
         near &= moves[:, 0] == 0
-    grown = mask.copy()
-    for move in moves[near].tolist():
-        _add_moved(grown, mask, move)
+    farthest = dict[tuple[int, int], int]()
+    for z, x, y in moves[near].tolist():
+        farthest[z, x] = max(y, farthest.get((z, x), 0))
+    rows = [mask]  # grown along y alone, by 0, 1, 2, ... voxels: a ball is made of them
+    for far in range(1, max(farthest.values()) + 1):
+        rows.append(rows[-1].copy())
+        for y in (-far, far):
+            _add_moved(rows[-1], mask, [0, 0, y])
+    grown = rows[farthest.pop((0, 0))].copy()
+    for (z, x), far in farthest.items():
+        _add_moved(grown, rows[far], [z, x, 0])
     return grown
 
 

@@ -38,7 +38,8 @@ class Scorer(nn.Module):
         here: Tensor = self.first(first.movedim(1, -1))
         seen = torch.relu_(onto(self.second(second.movedim(1, -1)), here).add_(here))
         apart = zip(torch.split(seen, self.units, dim=-1), self.hidden, self.last, strict=True)
-        return torch.cat([last(torch.relu_(hidden(own))) for own, hidden, last in apart], dim=-1).movedim(-1, 1)
+        scores = [last(torch.relu_(hidden(own.contiguous()))) for own, hidden, last in apart]
+        return torch.cat(scores, dim=-1).movedim(-1, 1)
 
 
 def joined(first: Tensor, second: Tensor, onto: Onto) -> Tensor:
@@ -67,7 +68,7 @@ def between(features: Tensor, first: Tensor) -> Tensor:
         following = torch.cat(
             [features.narrow(axis, 1, length - 1), features.narrow(axis, length - 1, 1)], dim=axis
         )
-        pairs = torch.stack([features, (features + following) / 2], dim=axis + 1)
+        pairs = torch.stack([features, following.add_(features).mul_(0.5)], dim=axis + 1)
         features = pairs.flatten(axis, axis + 1).narrow(axis, 0, first.shape[axis])
     return features
 

@@ -228,7 +228,7 @@ def test_weights_for_another_network_are_refused() -> None:
         load_network(bundle, {"ORGANS": kind_of((3, 4), 1, 1)})
 
 
-@pytest.mark.parametrize(("name", "kinds"), [("ct-astra", {"BRAIN", "ORGANS"}), ("mr-slices", {"INNER"})])
+@pytest.mark.parametrize(("name", "kinds"), [("ct-astra", {"BRAIN", "ORGANS", "BONES"}), ("mr-slices", {"INNER"})])
 def test_the_shipped_findings_are_small_and_fit_the_shipped_networks(name: str, kinds: set[str]) -> None:
     bundle = read_bundle(name)
     path = bundle.finding_file()
