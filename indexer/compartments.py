@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Literal
 
 import numpy as np
@@ -258,9 +258,10 @@ def _enclosed(mask: Mask) -> Mask:
     apart[::2] = ~mask
     padded = np.pad(apart, ((0, 0), (1, 1), (1, 1)))
     padded[::2, [0, -1], :] = padded[::2, :, [0, -1]] = True
-    labels, _ = parts(padded)
-    outside = np.unique(labels[::2, 0, 0])
-    return np.asarray(~np.isin(labels[::2, 1:-1, 1:-1], outside))
+    labels, sizes = parts(padded)
+    within = np.ones(len(sizes) + 1, np.bool_)
+    within[labels[::2, 0, 0]] = False
+    return np.asarray(within[labels[::2, 1:-1, 1:-1]])
 
 
 def _large(mask: Mask, voxels: float) -> Mask:
@@ -302,6 +303,12 @@ def _dilated(mask: Mask, radius_mm: float, spacing_mm: NDArray[np.float64], *, i
 
 def _add_moved(grown: Mask, mask: Mask, move: Sequence[int]) -> None:
     """Add to a mask another one, moved; what is moved beyond the edge is lost."""
-    if all(abs(n) < length for n, length in zip(move, mask.shape, strict=True)):
-        to, of = (tuple(slice(max(0, n), min(0, n) or None) for n in (s * m for m in move)) for s in (1, -1))
-        grown[to] |= mask[of]
+    if all(-length < n < length for n, length in zip(move, mask.shape, strict=True)):
+        z, x, y = map(_moved, move)
+        grown[z[0], x[0], y[0]] |= mask[z[1], x[1], y[1]]
+
+
+@cache
+def _moved(by: int) -> tuple[slice, slice]:
+    """Along one axis, what is moved to where, and what is moved there."""
+    return slice(max(0, by), min(0, by) or None), slice(max(0, -by), min(0, -by) or None)
