@@ -41,7 +41,7 @@ _EVEN, _MOST_CONTRAST_HU = 0.75, 450.0
 _VESSEL_MM, _RIM_MM = 9.0, 12.0
 """Half the width of a vessel from which on it is one, and what of its surroundings may be half filled."""
 _MARROW_MM = 18.0
-"""Half the width of a gap in bone that is taken for bone: marrow, and what a lytic lesion of 24 mm leaves open."""
+"""Half the width of a gap in bone that is taken for bone: marrow, and what a lesion leaves open."""
 BESIDE_BONE_MM = 12.0
 """What is as near to bone belongs to it: a lesion of its surface, or of all of a vertebra, stays inside."""
 _SOLID_HU = (-30.0, 240.0)
