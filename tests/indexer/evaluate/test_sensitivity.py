@@ -115,13 +115,13 @@ def test_a_patient_is_never_in_the_own_gallery_nor_in_the_own_fit() -> None:
 def test_each_pair_is_compared_by_what_neither_patient_has_taught() -> None:
     """Every patient's lesions look their own way; one that looks like all others' finds those who have taught."""
     roles: tuple[Role, ...] = ("training", "testing")
-    made = [specimen(patient, "clean", None, 0, cells=500) for patient in range(5)]
-    made += [_looking_like([patient], patient, role, 35) for patient in range(5) for role in roles]
-    found = sensitivity("BONES", [*made, _looking_like([1, 2, 3, 4], 0, "testing", 20)])
+    made = [specimen(patient, "clean", None, 0, cells=500) for patient in range(4)]
+    made += [_looking_like([patient], patient, role, 35) for patient in range(4) for role in roles]
+    found = sensitivity("BONES", [*made, _looking_like([1, 2, 3], 0, "testing", 20)])
     of_all_others = next(one for one in found.labels if not one.in_gallery)
 
-    assert of_all_others.five[TRAINED] == pytest.approx(4 / 5)
-    assert of_all_others.five[UNSEEN] < 4 / 5
+    assert of_all_others.five[TRAINED] == pytest.approx(3 / 5)
+    assert of_all_others.five[UNSEEN] < 3 / 5
 
 
 def _looking_like(whom: Sequence[int], patient: int, role: Role, size_mm: float) -> Specimen:
