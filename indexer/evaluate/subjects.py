@@ -22,7 +22,7 @@ def subjects_below(folder: Path) -> tuple[list[Subject], list[list[Path]]]:
     subjects: list[Subject] = []
     paths: list[list[Path]] = []
     if not folder.is_dir():
-        raise ConfigError(["the folder of series is not there"])
+        raise ConfigError([f"the folder of series is not there: {folder}"])
     for one in sorted(path for path in folder.iterdir() if path.is_dir()):
         files = sorted(path for path in one.rglob("*") if path.is_file() and not path.name.startswith("."))
         dicom = [path for path in files if path.suffix.lower() == ".dcm"] or files

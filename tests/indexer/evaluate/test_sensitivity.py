@@ -1,6 +1,7 @@
 """Sensitivity to findings, on specimens made by hand: who is asked, who may answer, what is counted."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from config.errors import ConfigError
 from indexer.evaluate.sensitivity import sensitivities, sensitivity
 from indexer.evaluate.sensitivity_figures import CHANCE, PLAIN, SYNTHETIC, TRAINED, UNSEEN, WHOLE
+from indexer.evaluate.subjects import subjects_below
 from indexer.insertion.findings import CLEAN, EFFUSION, LYTIC, NODULE, Finding
 from indexer.region_fit import Example
 from indexer.scored_fit import FineExample
@@ -171,3 +173,8 @@ def test_one_patient_is_too_few(caplog: pytest.LogCaptureFixture) -> None:
         sensitivity("LUNGS", specimens(1))
     assert sensitivity("LUNGS", specimens(2)).patients == 2
     assert "what the other one alone has taught" in caplog.text
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"folder of series is not there: {tmp_path / 'series'}"):
+        subjects_below(tmp_path / "series")
