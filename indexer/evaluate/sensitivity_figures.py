@@ -1,6 +1,7 @@
 """What a measurement of sensitivity to inserted findings comes to, as figures and as a table."""
 
 from dataclasses import asdict, dataclass
+from itertools import chain
 
 from indexer.evaluate.estimates import Estimate
 from indexer.evaluate.tables import TextTable, interval
@@ -8,11 +9,15 @@ from indexer.evaluate.tables import TextTable, interval
 SYNTHETIC = (
     "Findings are synthetic: inserted into real scans. This says what an embedding can tell, nothing of patients."
 )
-TRAINED, PLAIN = "compartment, trained on other patients", "compartment, no labels"
-UNSEEN = "compartment, trained on neither patient"
+_COMPARTMENT = "compartment, "
+TRAINED, PLAIN = f"{_COMPARTMENT}trained on other patients", f"{_COMPARTMENT}no labels"
+UNSEEN = f"{_COMPARTMENT}trained on neither patient"
 """Each of two compared patients is new to what was fitted, as all of an archive are."""
 WHOLE, HISTOGRAM, CHANCE = "whole body slab", "intensity histogram", "chance"
 WAYS = (TRAINED, UNSEEN, PLAIN, WHOLE, HISTOGRAM, CHANCE)
+_NARROW = {TRAINED: "trained", UNSEEN: "on neither", PLAIN: "no labels", CHANCE: "chance"}
+"""What a table by finding has room for, in 80 columns."""
+_BY_WAY = ("asked by, ranked by", "P@5", "P@1")
 _NOT_MEASURED = "–"
 
 
@@ -55,15 +60,15 @@ class Overall:
     first: dict[str, Estimate]
     five: dict[str, Estimate]
 
-    def cells(self) -> tuple[str, ...]:
-        """P@5 of every way and P@1 of the trained one, with their intervals."""
-        of_ways = (interval(self.five[way]) if way in self.five else _NOT_MEASURED for way in WAYS)
-        return *of_ways, interval(self.first[TRAINED])
+    def rows(self) -> tuple[tuple[str, ...], ...]:
+        """Of a table: who asks, then a row for each way that was measured, with intervals."""
+        measured = (way for way in WAYS if way in self.five)
+        ways = ((f"  {way.removeprefix(_COMPARTMENT)}", self.five[way], self.first[way]) for way in measured)
+        return (self.what, "", ""), *((way, interval(five), interval(first)) for way, five, first in ways)
 
     def table(self) -> TextTable:
         """As a table of its own."""
-        columns = ("", *(f"P@5 {way}" for way in WAYS), f"P@1 {TRAINED}")
-        return TextTable("Inserted findings together", columns, ((self.what, *self.cells()),), SYNTHETIC)
+        return TextTable("Inserted findings together", _BY_WAY, self.rows(), SYNTHETIC)
 
 
 @dataclass(frozen=True)
@@ -95,19 +100,19 @@ class Sensitivity:
         """Everything, for `json`."""
         return {"note": SYNTHETIC, **asdict(self)}
 
-    def table(self) -> TextTable:
-        """All figures as one table."""
-        columns = ("finding", "queries", "relevant", *(f"P@5 {way}" for way in WAYS), f"P@1 {TRAINED}")
-        rows = [
+    def tables(self) -> tuple[TextTable, TextTable]:
+        """Sums by what slabs are ranked by, then P@5 and P@1 by finding; 80 columns wide at most."""
+        title = f"Inserted findings, {self.kind}: {self.patients} patients, {self.slabs} slabs, other patients only"
+        sums = tuple(chain.from_iterable(one.rows() for one in self.overall))
+        columns = ("finding", "queries", *_NARROW.values(), "P@1")
+        rows = tuple(
             (
                 one.label + ("" if one.in_gallery else " (other sizes answer)"),
                 f"{one.queries} of {one.patients}",
-                f"{one.relevant:.1f}",
-                *(f"{one.five[way]:.2f}" if way in one.five else _NOT_MEASURED for way in WAYS),
+                *(f"{one.five[way]:.2f}" if way in one.five else _NOT_MEASURED for way in _NARROW),
                 f"{one.first[TRAINED]:.2f}",
             )
             for one in self.labels
-        ]
-        rows += [(one.what, "", "", *one.cells()) for one in self.overall]
-        title = f"Inserted findings, {self.kind}: {self.patients} patients, {self.slabs} slabs, other patients only"
-        return TextTable(title, columns, tuple(rows), SYNTHETIC)
+        )
+        by_finding = TextTable(f"{self.kind}, by finding: P@5, and P@1 if trained", columns, rows, SYNTHETIC)
+        return TextTable(title, _BY_WAY, sums, SYNTHETIC), by_finding

@@ -137,7 +137,8 @@ def findings(settings: Settings, folder: Path, kinds: list[Kind], *, all_sizes: 
 
 
 def _print_sensitivity(found: Sensitivity) -> None:
-    console.print(found.table(), soft_wrap=False)
+    for table in found.tables():
+        console.print(table, soft_wrap=False)
     for finding, size_mm in found.smallest_mm.items():
         found_from = "at no size" if size_mm is None else f"from {size_mm:g} mm"
         console.print(f"{finding}: P@1 of at least 0.8 {found_from}")

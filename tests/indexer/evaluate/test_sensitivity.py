@@ -1,16 +1,20 @@
 """Sensitivity to findings, on specimens made by hand: who is asked, who may answer, what is counted."""
 
 from collections.abc import Sequence
+from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from config.errors import ConfigError
 from indexer.evaluate.sensitivity import sensitivities, sensitivity
-from indexer.evaluate.sensitivity_figures import CHANCE, PLAIN, SYNTHETIC, TRAINED, UNSEEN, WHOLE
+from indexer.evaluate.sensitivity_figures import CHANCE, PLAIN, SYNTHETIC, TRAINED, UNSEEN, WAYS, WHOLE
 from indexer.evaluate.subjects import subjects_below
-from indexer.insertion.findings import CLEAN, EFFUSION, LYTIC, NODULE, Finding
+from indexer.evaluate.tables import interval
+from indexer.insertion.findings import ALL, CLEAN, EFFUSION, LYTIC, NODULE, Finding
 from indexer.region_fit import Example
 from indexer.scored_fit import FineExample
 from indexer.specimens import Role, Specimen
@@ -138,14 +142,43 @@ def test_two_patients_leave_nobody_to_teach_what_knows_neither() -> None:
     found = sensitivity("LUNGS", specimens(2))
 
     assert UNSEEN not in found.overall[0].five
-    assert found.table().rows[0][4] == "–"
+    by_way, by_finding = found.tables()
+    assert "neither" not in " ".join(row[0] for row in by_way.rows)
+    assert by_finding.rows[0][by_finding.columns.index("on neither")] == "–"
 
 
 def test_it_says_that_findings_are_synthetic() -> None:
     found = sensitivity("LUNGS", specimens())
 
-    assert found.to_json()["note"] == SYNTHETIC == found.table().caption
-    assert found.table().rows[-3][0] == "all findings"
+    assert {one.caption for one in found.tables()} == {SYNTHETIC}
+    assert found.to_json()["note"] == SYNTHETIC
+
+
+def test_tables_sum_up_by_way_and_go_on_by_finding() -> None:
+    found = sensitivity("LUNGS", specimens())
+    by_way, by_finding = found.tables()
+
+    assert [row[0] for row in by_way.rows if not row[1]] == [one.what for one in found.overall]
+    for way, row in zip(WAYS, by_way.rows[1:], strict=False):
+        assert way.endswith(row[0].strip())
+        assert row[1:] == (interval(found.overall[0].five[way]), interval(found.overall[0].first[way]))
+    assert [row[0].split(" (")[0] for row in by_finding.rows] == [one.label for one in found.labels]
+    trained = by_finding.columns.index("trained")
+    assert by_finding.rows[0][trained] == f"{found.labels[0].five[TRAINED]:.2f}"
+
+
+def test_tables_fit_a_terminal_of_80_columns() -> None:
+    """No word is broken, down to the longest names of findings."""
+    found = sensitivity("LUNGS", specimens())
+    longest = max(ALL, key=lambda one: len(one.name))
+    labels = [replace(one, label=longest.name, in_gallery=False) for one in found.labels]
+    tables = replace(found, labels=tuple(labels)).tables()
+    terminal = Console(width=80, file=StringIO(), record=True)
+    for table in tables:
+        terminal.print(table)
+
+    cells = [cell for table in tables for row in (table.columns, *table.rows) for cell in row]
+    assert {*" ".join(cells).split()} <= {*terminal.export_text().split()}
 
 
 def test_findings_of_all_compartments_weigh_the_same_together() -> None:
