@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from indexer.body import Mask, around
 from indexer.chunks import share_of
-from indexer.compartments import BONES, BRAIN, Kind, compartments
+from indexer.compartments import BONES, BRAIN, LUNGS, Kind, compartments
 from indexer.encoder import MonaiEncoder
 from indexer.feature_map import FeatureMap, pool
 from indexer.insertion.findings import CLEAN, Finding, of_compartment
@@ -30,10 +30,10 @@ from indexer.volume import Volume
 Role = Literal["clean", "training", "testing"]
 _COMPOSITES, _TOGETHER = 8, 3
 """Training slabs with several findings at once, and how many: they teach cells at the price of one pass."""
-_VARIED: tuple[Kind, ...] = (BRAIN, BONES)
+_VARIED: tuple[Kind, ...] = (LUNGS, BRAIN, BONES)
 """Compartments fitted to slabs as other patients and scanners have them: the others do not gain by it."""
 _VARIANTS = 2
-"""Of a clean slab and of each finding there."""
+"""Of each finding, and of a clean slab."""
 _DRAWS = 2
 """Of every finding and size that galleries hold: other sites, sides and shapes."""
 _OF_BODY = 0.5
@@ -175,9 +175,13 @@ class _Bench:
                 yield seen
 
     def varied(self, place: str, clean: Slab) -> Iterator[Specimen]:
-        """Clean slabs, and slabs with one finding, as other patients and scanners have them."""
+        """Slabs with one finding as other patients and scanners have them.
+
+        Clean ones, too, where places are scored: elsewhere what varies ordinarily is learnt from slabs as scanned.
+        """
+        none: list[Finding | None] = [None] if self._kind in SCORED else []
         for number in range(_VARIANTS if self._kind in _VARIED else 0):
-            for finding in (None, *self._findings):
+            for finding in (*none, *self._findings):
                 name, size = (finding.name, finding.shown_mm[-1]) if finding else (CLEAN, 0.0)
                 seed = ("varied", place, name, number)
                 slab, scan = self._as_others(clean, *seed)

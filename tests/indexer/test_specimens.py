@@ -117,5 +117,17 @@ def test_a_compartment_of_few_patients_is_taught_by_slabs_of_others_and_tested_o
         assert (len(one.example.features) == len(one.whole) == 0) == only_places
 
 
+def test_lungs_are_taught_by_findings_of_others_and_by_clean_slabs_as_they_are(encoder: MonaiEncoder) -> None:
+    made = list(specimens_of(chest(), "P", "series", encoder, "LUNGS", ("training",)))
+    slabs = {one.slab for one in made}
+    singles = Counter(one.example.label for one in made if one.role == "training" and one.finding)
+    shown = [(one, size) for one in of_compartment("LUNGS") for size in one.shown_mm]
+
+    assert [one.role for one in made if not one.example.findings] == ["clean"] * len(slabs)
+    for finding, size in shown:
+        changed = 2 if size == finding.shown_mm[-1] else 0
+        assert singles[finding.label(size)] == (1 + changed) * len(slabs)
+
+
 def _equal(first: Rows, second: Rows) -> bool:
     return first.shape == second.shape and bool(np.array_equal(first, second))
