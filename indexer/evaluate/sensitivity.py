@@ -31,7 +31,7 @@ from indexer.evaluate.similarity import Rows
 from indexer.evaluate.subjects import subjects_below
 from indexer.region_fit import fit_region
 from indexer.regions import Region
-from indexer.scored import RELATIVE, SCORED, ScoredKind
+from indexer.scored import SCORED, ScoredKind
 from indexer.scored_fit import FineExample, fit_scored
 from indexer.specimens import Role, Specimen, specimens_of
 from indexer.volume import load_volume, plan_series
@@ -59,7 +59,7 @@ class _Row:
     same_size: Measured
 
 
-def sensitivity(kind: str, specimens: Iterable[Specimen]) -> Sensitivity:
+def sensitivity(kind: Kind, specimens: Iterable[Specimen]) -> Sensitivity:
     """Rank slabs of other patients, clean and with every finding, for each slab; relevant is the same finding.
 
     Whatever is fitted is fitted without the query's patient, to findings drawn in the style for training; queries
@@ -76,7 +76,7 @@ def sensitivity(kind: str, specimens: Iterable[Specimen]) -> Sensitivity:
 
 
 def sensitivities(
-    specimens: Mapping[str, Iterable[Specimen]],
+    specimens: Mapping[Kind, Iterable[Specimen]],
     on_progress: Callable[[str, int, int], None] = lambda kind, done, total: None,
 ) -> tuple[tuple[Sensitivity, ...], Overall]:
     """Measure several compartments, kind to specimens, each as `sensitivity` does; and all their findings at once.
@@ -104,7 +104,7 @@ def sensitivities(
 
 
 class _Trial:
-    def __init__(self, kind: str, specimens: Sequence[Specimen]) -> None:
+    def __init__(self, kind: Kind, specimens: Sequence[Specimen]) -> None:
         self._kind = kind
         self._training = [one for one in specimens if one.role != "testing"]
         self._gallery = [one for one in specimens if one.in_gallery]
@@ -199,7 +199,7 @@ class _Trial:
 
     @lru_cache(maxsize=64)  # noqa: B019 - lives as long as the trial does
     def _scored(self, left: frozenset[str]) -> ScoredKind:
-        return fit_scored([_fine(one) for one in self._teaching(left)], relative=self._kind in RELATIVE)
+        return fit_scored(self._kind, [_fine(one) for one in self._teaching(left)])
 
     @lru_cache(maxsize=64)  # noqa: B019 - lives as long as the trial does
     def _region(self, left: frozenset[str]) -> Region:

@@ -23,7 +23,7 @@ from indexer.fit import fit as fit_projection
 from indexer.fit import volumes_below
 from indexer.region_fit import Example, fit_region
 from indexer.regions import save as save_regions
-from indexer.scored import RELATIVE, SCORED, ScoredKind
+from indexer.scored import SCORED, ScoredKind
 from indexer.scored import save as save_scored
 from indexer.scored_fit import fit_scored
 from indexer.specimens import Role, Specimen
@@ -172,7 +172,7 @@ def _examples(settings: Settings, folders: list[Path], kind: Kind, bar: Progress
 
 def _fitted(settings: Settings, folders: list[Path], kind: Kind, bar: Progress) -> ScoredKind:
     made = _to_fit(settings, folders, kind, bar)
-    return fit_scored([one.fine for one in made if one.fine is not None], relative=kind in RELATIVE)
+    return fit_scored(kind, [one.fine for one in made if one.fine is not None])
 
 
 def _to_fit(settings: Settings, folders: list[Path], kind: Kind, bar: Progress) -> list[Specimen]:

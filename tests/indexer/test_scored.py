@@ -45,7 +45,7 @@ def example(patient: int, finding: int | None, seed: int, shown: int = 40) -> Fi
 @pytest.fixture(scope="module")
 def fitted() -> ScoredKind:
     made = [example(p, finding, n) for p in range(6) for n, finding in enumerate((None, 0, 1, None))]
-    return fit_scored(made, relative=False)
+    return fit_scored("INNER", made)
 
 
 def scores_of(kind: ScoredKind, one: FineExample) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
@@ -79,9 +79,7 @@ def test_a_finding_is_nearer_to_the_same_in_another_patient_than_to_others(fitte
 
 def test_how_clearly_a_finding_shows_is_told_as_well() -> None:
     """Of one finding and none alone, whatever tells them apart has one direction: it is more than a yes or no."""
-    fitted = fit_scored(
-        [example(p, finding, n) for p in range(4) for n, finding in enumerate((None, 0))], relative=False
-    )
+    fitted = fit_scored("INNER", [example(p, finding, n) for p in range(4) for n, finding in enumerate((None, 0))])
     clear, fair, faint, none = (
         embedded(fitted, example(7, finding, 6, shown=shown))
         for finding, shown in ((0, 60), (0, 40), (0, 2), (None, 0))
@@ -91,11 +89,36 @@ def test_how_clearly_a_finding_shows_is_told_as_well() -> None:
     assert float(none @ faint) > float(none @ fair)
 
 
+def test_where_features_were_left_out_at_random_the_rest_finds_a_lesion_without_the_most_telling_one() -> None:
+    made = [_telling_by_all(p, n, finding=bool(n)) for p in range(4) for n in range(2)]
+    found = dict[str, list[float]]()
+    for kind in ("ORGANS", "INNER"):
+        fitted = fit_scored(kind, made)
+        for patient in range(7, 13):
+            one = _telling_by_all(patient, 5, finding=True)
+            one.first[:, 0] = 0
+            places = np.argsort(-scores_of(fitted, one)[:, 0])[:40]
+            found.setdefault(kind, []).append(float(np.mean(places < 40)))
+
+    assert np.mean(found["ORGANS"]) > np.mean(found["INNER"]) + 0.03
+
+
+def _telling_by_all(patient: int, seed: int, *, finding: bool) -> FineExample:
+    """The first feature tells a finding clearly, all of the second layer somewhat."""
+    one = example(patient, None, seed)
+    if not finding:
+        return one
+    one.first[:40, 0] += 6
+    one.second[:40] += 1.2
+    shown = (np.arange(PLACES) < 40).astype(np.float32)
+    return replace(one, label="finding 0", findings={"finding 0": shown})
+
+
 def test_the_same_examples_give_the_same_fit_and_leave_the_random_state_alone() -> None:
     examples = [example(p, finding, n) for p in range(3) for n, finding in enumerate((None, 0))]
     torch.manual_seed(1)
     before = torch.random.get_rng_state()
-    first, second = (fit_scored(examples, relative=True) for _ in range(2))
+    first, second = (fit_scored("BRAIN", examples) for _ in range(2))
 
     np.testing.assert_allclose(first.last, second.last, atol=1e-5)
     assert torch.equal(torch.random.get_rng_state(), before)
