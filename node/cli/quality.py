@@ -57,7 +57,8 @@ def evaluate(
         both_out=plan["both_out"],
         baselines=BASELINES if plan["baselines"] else (),
     )
-    data = data or _beside(labels)
+    named = [row.series for row in read_labels(labels, label, depth).rows]  # what is wrong with it comes first
+    data = data or _beside(labels, named)
     with ExitStack() as open_things:
         if data is None:
             catalog = open_things.enter_context(existing_catalog(settings))
@@ -78,13 +79,10 @@ def evaluate(
         console.print(f"The report is in {html}")
 
 
-def _beside(labels: Path) -> Path | None:
+def _beside(labels: Path, named: Sequence[str]) -> Path | None:
     """Folder of the series beside a table of labels, where the table names any of its folders."""
     folder = labels.parent / "dicom"
-    if not folder.is_dir():
-        return None
-    named = {row.series for row in read_labels(labels).rows if row.series}
-    return folder if any((folder / name).is_dir() for name in named) else None
+    return folder if any((folder / name).is_dir() for name in named if name) else None
 
 
 def _folder(settings: Settings, data: Path, bar: Progress) -> FolderSource:

@@ -182,3 +182,6 @@ def test_evaluate(pacsimile: Factory, archived: Path, phantom_archive: Path, tmp
     assert "mAP" in pacsimile(*call, "--data-dir", archived).out
     wrong = pacsimile(*call, "--data", tmp_path / "nowhere")
     assert (wrong.status, wrong.err.strip()) == (2, f"✗ --data {tmp_path / 'nowhere'}: no such folder")
+    missing = pacsimile("evaluate", "--labels", tmp_path / "none.tsv", "--data-dir", tmp_path / "nowhere")
+    assert missing.status == 2
+    assert missing.err.startswith("✗ labels none.tsv: cannot be read")
