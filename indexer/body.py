@@ -104,21 +104,19 @@ def _with_neighbours(mask: Mask) -> Mask:
 
 def _filled_by_slice(mask: Mask) -> Mask:
     """Fill what each axial slice encloses: lungs, trachea, bowel."""
-    near, filled = around(mask, 1), mask.copy()
-    filled[near] = _filled(mask[near])
-    return filled
+    near, found = around(mask, 1), mask.copy()
+    found[near] = filled(mask[near])
+    return found
 
 
-def _filled(mask: Mask) -> Mask:
-    """Fill what is apart from the edges of its slice."""
-    apart = np.zeros((2 * mask.shape[0], *mask.shape[1:]), np.bool_)  # empty planes keep slices from touching
-    apart[::2] = ~mask
-    labels = _labelled(apart)
-    open_air = np.zeros(int(labels.max()) + 1, np.bool_)
-    for edge in (labels[:, 0], labels[:, -1], labels[:, :, 0], labels[:, :, -1]):
-        open_air[edge] = True
-    open_air[0] = False
-    return np.asarray(~open_air[labels[::2]] | mask)
+def filled(mask: Mask) -> Mask:
+    """Fill what is apart from the edges of its axial slice.
+
+    Slices lie one after the other in one image, each with a rim that belongs to the outside.
+    """
+    open_air = np.pad(~mask, ((0, 0), (1, 1), (1, 1)), constant_values=True)
+    labels = _labelled(open_air.reshape(-1, open_air.shape[2])).reshape(open_air.shape)
+    return np.asarray(labels[:, 1:-1, 1:-1] != labels[0, 0, 0])
 
 
 def around(body: Mask, margin: int = 0) -> tuple[slice, slice, slice]:
@@ -135,9 +133,11 @@ def _cut_lungs(voxels: NDArray[np.float32], inside: Mask, body: Mask) -> Mask:
     may_be[reached] = (_averaged(np.clip(voxels, -1024.0, CT_BODY_HU)) > _OPEN_AIR_HU)[reached]
     may_be &= inside & ~body
     open_air = inside & ~body & ~may_be
-    labels, sizes = parts(_opened(may_be))
-    found = np.zeros_like(body)
-    for label in (np.flatnonzero(sizes >= _LEAST_LUNG * body.sum()) + 1).tolist():
+    found, thick, least = np.zeros_like(body), _opened(may_be), _LEAST_LUNG * np.count_nonzero(body)
+    if np.count_nonzero(thick) < least:
+        return found
+    labels, sizes = parts(thick)
+    for label in (np.flatnonzero(sizes >= least) + 1).tolist():
         part = labels == label
         beside = _with_neighbours(_with_neighbours(part)) & inside & ~part
         if (beside & open_air).sum() <= _MOST_OPEN * max(beside.sum(), 1):

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from indexer.body import Mask, parts
+from indexer.body import Mask, filled, parts
 from indexer.resample import averaged
 from indexer.thinned import STEP_MM, Thinned
 
@@ -189,7 +189,7 @@ def _brain(coarse: _Coarse) -> Mask:
     if not brain.any():
         return brain
     thick = _opened(brain, _SOLID_RADIUS_MM, coarse.spacing_mm)
-    return _enclosed(_large(thick, _LEAST_BRAIN_ML / coarse.voxel_ml)) & ~bone
+    return filled(_large(thick, _LEAST_BRAIN_ML / coarse.voxel_ml)) & ~bone
 
 
 def _beset(mask: Mask) -> Mask:
@@ -208,14 +208,14 @@ def _organs(coarse: _Coarse) -> Mask:
     low, high = _SOLID_HU
     solid = (coarse.voxels > low) & (coarse.voxels < high) & coarse.body
     thick = _opened(solid, _SOLID_RADIUS_MM, coarse.spacing_mm)
-    return _filled(_large(thick, _LEAST_ORGAN_ML / coarse.voxel_ml), _SOLID_RADIUS_MM, coarse) & ~coarse.brain
+    return _closed(_large(thick, _LEAST_ORGAN_ML / coarse.voxel_ml), _SOLID_RADIUS_MM, coarse) & ~coarse.brain
 
 
 def _bones(coarse: _Coarse) -> Mask:
     bone = (coarse.voxels > _BONE_HU) & coarse.body
     bone &= ~_contrast(coarse, bone)
-    filled = _filled(bone, _MARROW_MM, coarse)
-    bones = filled & ~_opened(filled & ~bone, _MARROW_MM, coarse.spacing_mm) & ~coarse.brain
+    closed = _closed(bone, _MARROW_MM, coarse)
+    bones = closed & ~_opened(closed & ~bone, _MARROW_MM, coarse.spacing_mm) & ~coarse.brain
     return _dilated(bones, BESIDE_BONE_MM, coarse.spacing_mm) & coarse.body
 
 
@@ -246,22 +246,10 @@ def _inner(coarse: _Coarse) -> Mask:
     return _eroded(coarse.body, _INNER_MM, coarse.spacing_mm, in_plane=True)
 
 
-def _filled(mask: Mask, radius_mm: float, coarse: _Coarse) -> Mask:
+def _closed(mask: Mask, radius_mm: float, coarse: _Coarse) -> Mask:
     """Close gaps of twice the radius, and fill what each slice encloses."""
     outside = _opened(~mask, radius_mm, coarse.spacing_mm)
-    return _enclosed(~outside) & coarse.body
-
-
-def _enclosed(mask: Mask) -> Mask:
-    """A mask and what each of its axial slices encloses."""
-    apart = np.zeros((2 * mask.shape[0], *mask.shape[1:]), np.bool_)
-    apart[::2] = ~mask
-    padded = np.pad(apart, ((0, 0), (1, 1), (1, 1)))
-    padded[::2, [0, -1], :] = padded[::2, :, [0, -1]] = True
-    labels, sizes = parts(padded)
-    within = np.ones(len(sizes) + 1, np.bool_)
-    within[labels[::2, 0, 0]] = False
-    return np.asarray(within[labels[::2, 1:-1, 1:-1]])
+    return filled(~outside) & coarse.body
 
 
 def _large(mask: Mask, voxels: float) -> Mask:

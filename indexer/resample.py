@@ -1,6 +1,8 @@
 """From a volume in any orientation to the grid that an encoder sees: axes along the patient's, fixed spacing."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import SimpleITK as sitk
@@ -70,7 +72,7 @@ def resample(volume: Volume, spacing_mm: tuple[float, float, float]) -> PatientG
         raise Parked(f"the volume is empty: each of its voxels is {least:g}")
     step_xyz = np.array([spacing_mm[1], spacing_mm[2], spacing_mm[0]])
     size, origin = _enclosing(volume, step_xyz)
-    voxels = _sampled(_smoothed(volume, step_xyz), size, origin, step_xyz)
+    voxels = _sampled(_raster(volume, step_xyz), size, origin, step_xyz)
     inside = _inside(volume, size, origin, step_xyz)
     if not inside.all():
         np.copyto(voxels, np.float32(AIR_HU if volume.modality == "CT" else least), where=~inside)
@@ -96,25 +98,30 @@ def _enclosing(volume: Volume, step_xyz: NDArray[np.float64]) -> tuple[NDArray[n
 
 @dataclass(frozen=True, eq=False)
 class _Raster:
-    """Voxels (slice, row, column) with their affine to LPS mm, (4, 4)."""
+    """Voxels (slice, row, column), and what their means over bins of some voxels along each axis lie by.
+
+    Attributes
+    ----------
+    bins : (3,) int
+        Where the grid is coarser, more than one voxel.
+    affine_lps_mm : (4, 4) float64
+        Of the means.
+    """
 
     voxels: NDArray[np.float32]
+    bins: NDArray[np.intp]
     affine_lps_mm: NDArray[np.float64]
 
 
-def _smoothed(volume: Volume, step_xyz: NDArray[np.float64]) -> _Raster:
-    """The volume, its voxels averaged in bins along every axis where the grid is coarser."""
+def _raster(volume: Volume, step_xyz: NDArray[np.float64]) -> _Raster:
+    """The volume, and what of it is averaged before it is sampled."""
     affine, spacing = volume.affine_lps_mm, volume.spacing_mm
     along = np.sqrt(((affine[:3, :3] / spacing) ** 2).T @ step_xyz**2)  # the grid's step along the volume's axes
-    bins = np.floor(along / spacing + 0.25).astype(int)
-    bins = np.clip(bins, 1, volume.voxels.shape)
-    voxels = volume.voxels
-    for axis, width in enumerate(bins.tolist()):
-        voxels = averaged(voxels, axis, width)
+    bins = np.clip(np.floor(along / spacing + 0.25).astype(int), 1, volume.voxels.shape)
     coarser = affine.copy()
     coarser[:3, :3] *= bins
     coarser[:3, 3] += affine[:3, :3] @ ((bins - 1) / 2)
-    return _Raster(voxels, coarser)
+    return _Raster(volume.voxels, bins, coarser)
 
 
 def averaged(voxels: NDArray[np.float32], axis: int, width: int) -> NDArray[np.float32]:
@@ -138,7 +145,9 @@ def _sampled(
     first, steps = _indices(source.affine_lps_mm, origin, step_xyz)
     moves = np.abs(steps) * size > _UNNOTICED
     if (moves.sum(axis=0) == 1).all() and (moves.sum(axis=1) == 1).all():
-        return _axis_by_axis(source.voxels, size, first, steps, moves.argmax(axis=1))
+        along = moves.argmax(axis=1)
+        index = [first[axis] + steps[axis, xyz] * np.arange(size[xyz]) for axis, xyz in enumerate(along.tolist())]
+        return _axis_by_axis(source, index, along)
     order = [1, 0, 2]  # SimpleITK names axes from last to first, and the result has the axes Z, X, Y
     sampler = sitk.ResampleImageFilter()
     sampler.SetSize([int(n) for n in size[order]])
@@ -152,31 +161,48 @@ def _sampled(
 
 
 def _axis_by_axis(
-    voxels: NDArray[np.float32],
-    size: NDArray[np.intp],
-    first: NDArray[np.float64],
-    steps: NDArray[np.float64],
-    along: NDArray[np.intp],
+    source: _Raster, index: Sequence[NDArray[np.float64]], along: NDArray[np.intp]
 ) -> NDArray[np.float32]:
-    """Interpolate where each axis of the voxels runs along one of x, y, z: `along` says which; far quicker."""
-    growth = size[along] / voxels.shape
-    for axis in np.argsort(growth).tolist():
-        xyz = along[axis]
-        voxels = interpolated(voxels, axis, first[axis] + steps[axis, xyz] * np.arange(size[xyz]))
-    to_zxy = [int(np.flatnonzero(along == xyz)[0]) for xyz in (2, 0, 1)]
-    return np.ascontiguousarray(voxels.transpose(to_zxy))
+    """Interpolate where each axis of the voxels runs along one of x, y, z: `along` says which; far quicker.
+
+    One slice is averaged and interpolated after the other, while the processor's cache holds it, and turned between
+    its two axes, so that whole rows are added. No copy of the volume is made but the result.
+    """
+    thick, rows, columns = source.bins.tolist()
+
+    @lru_cache(maxsize=2)  # between two of them lies the next slice of the grid
+    def plane(number: int) -> torch.Tensor:
+        mean = averaged(source.voxels[number * thick : (number + 1) * thick], 0, thick)[0]
+        mean = averaged(averaged(mean, 0, rows), 1, columns)
+        turned = np.ascontiguousarray(interpolated(mean, 0, index[1]).T)
+        return torch.from_numpy(interpolated(turned, 0, index[2]))
+
+    below, above, part = _between(index[0], -(-len(source.voxels) // thick))
+    voxels = torch.from_numpy(np.empty([len(one) for one in (index[0], index[2], index[1])], np.float32))
+    for place, (low, high, share) in enumerate(zip(below.tolist(), above.tolist(), part.tolist(), strict=True)):
+        torch.lerp(plane(low), plane(high), share, out=voxels[place])
+    order = along[[0, 2, 1]]
+    to_zxy = [int(np.flatnonzero(order == xyz)[0]) for xyz in (2, 0, 1)]
+    return np.ascontiguousarray(voxels.numpy().transpose(to_zxy))
 
 
 def interpolated(voxels: NDArray[np.float32], axis: int, index: NDArray[np.float64]) -> NDArray[np.float32]:
     """Values at some indices along one axis, linear between voxels."""
-    index = np.clip(index, 0, voxels.shape[axis] - 1)
-    below = np.floor(index).astype(np.intp)
-    above = np.minimum(below + 1, voxels.shape[axis] - 1)
-    part = (index - below).astype(np.float32).reshape([-1 if k == axis else 1 for k in range(3)])
+    below, above, part = _between(index, voxels.shape[axis])
     values = torch.from_numpy(voxels.take(below, axis))
     if part.any():
-        values.lerp_(torch.from_numpy(voxels.take(above, axis)), torch.from_numpy(part))
+        shares = torch.from_numpy(part.reshape([-1 if k == axis else 1 for k in range(voxels.ndim)]))
+        values.lerp_(torch.from_numpy(voxels.take(above, axis)), shares)
     return np.asarray(values.numpy())
+
+
+def _between(
+    index: NDArray[np.float64], length: int
+) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]:
+    """The voxels below and above some indices along an axis of a length, and how far each is from the lower one."""
+    index = np.clip(index, 0, length - 1)
+    below = np.floor(index).astype(np.intp)
+    return below, np.minimum(below + 1, length - 1), (index - below).astype(np.float32)
 
 
 def _indices(
@@ -210,10 +236,12 @@ def _inside(
 
 
 def _image(source: _Raster) -> sitk.Image:
-    """The voxels as an image of SimpleITK, which reverses the order of axes."""
-    axes = source.affine_lps_mm[:3, :3]
+    """The means as an image of SimpleITK, which reverses the order of axes."""
+    axes, voxels = source.affine_lps_mm[:3, :3], source.voxels
+    for axis, width in enumerate(source.bins.tolist()):
+        voxels = averaged(voxels, axis, width)
     spacing_mm = np.linalg.norm(axes, axis=0)
-    image = sitk.GetImageFromArray(source.voxels)
+    image = sitk.GetImageFromArray(voxels)
     image.SetSpacing([float(s) for s in spacing_mm[::-1]])
     image.SetOrigin([float(o) for o in source.affine_lps_mm[:3, 3]])
     image.SetDirection([float(d) for d in (axes / spacing_mm)[:, ::-1].ravel()])

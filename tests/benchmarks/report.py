@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 COLLECT_IN = "PACSIMILE_BENCH_LINES"
-PARTS = ("receive", "encryption", "encoder", "search", "scaling", "robustness")
+PARTS = ("receive", "encryption", "encoder", "cost", "search", "scaling", "robustness")
 """What the report is made of; the other benchmarks print, and take longer."""
 ROOT = Path(__file__).resolve().parents[2]
 REPORT = ROOT / "docs" / "benchmarks.md"

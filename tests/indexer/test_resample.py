@@ -173,7 +173,7 @@ def test_a_volume_of_one_value_parks() -> None:
 def test_an_absurd_extent_parks_before_anything_is_allocated(monkeypatch: pytest.MonkeyPatch) -> None:
     volume = imaged(lambda p: p[..., 0], ORIENTATIONS["axial"], (5.0, 5.0, 5.0))
     volume.affine_lps_mm[:3, :3] *= 1e4
-    monkeypatch.setattr(module, "_smoothed", lambda *_: pytest.fail("the volume was copied"))
+    monkeypatch.setattr(module, "_sampled", lambda *_: pytest.fail("the volume was copied"))
 
     with pytest.raises(Parked, match="too large: 900000 x 900000 x 900000 mm"):
         resample(volume, (3.0, 1.5, 1.5))
