@@ -20,8 +20,8 @@ _STEPS = 1000
 _ANY, _SHOWING = 192, 32
 """Places of each patient in a step: any, and of each finding."""
 _RATE, _DECAY, _DROPPED, _NOISE = 3e-3, 1e-2, 0.1, 0.5
-_UNSEEN_FEATURES: dict[Kind, float] = {ORGANS: 0.5}
-"""Share of the features that each place lacks in a step: no score hangs on a few, which others have anyway."""
+_MISSING: dict[Kind, float] = {ORGANS: 0.5}
+"""Share of the features that are left out at each place in each step: no score is to hang on a few of them."""
 _CLIP = 8.0
 _SHOWS, _FREE = 0.5, 0.1
 """Shares of a finding at a place: from the first on it shows the finding, below the other it does not."""
@@ -75,7 +75,7 @@ def fit_scored(kind: Kind, examples: Sequence[FineExample]) -> ScoredKind:
         Clean slabs of the compartment, and slabs with inserted findings.
     """
     names = sorted({name for one in examples for name in one.findings})
-    scored = _perceptron(examples, names, _UNSEEN_FEATURES.get(kind, 0.0))
+    scored = _perceptron(examples, names, _MISSING.get(kind, 0.0))
     fitted = replace(scored, relative=np.array(kind in RELATIVE, np.float32))
     slabs = [one for one in examples if one.label]
     scores = [fitted.scores(one.first.astype(np.float32), one.second.astype(np.float32)) for one in slabs]
@@ -111,7 +111,7 @@ class _Places:
         return cls(torch.from_numpy(features), torch.from_numpy(np.concatenate(shares).astype(np.float32)))
 
 
-def _perceptron(examples: Sequence[FineExample], names: Sequence[str], unseen: float) -> ScoredKind:
+def _perceptron(examples: Sequence[FineExample], names: Sequence[str], missing: float) -> ScoredKind:
     """Fit what scores places; nothing is told apart yet."""
     patients = sorted({one.patient for one in examples})
     own = [_Places.of([one for one in examples if one.patient == who], names) for who in patients]
@@ -119,7 +119,7 @@ def _perceptron(examples: Sequence[FineExample], names: Sequence[str], unseen: f
     mean, scale = some.mean(dim=0), some.std(dim=0) + 1e-3
     with torch.random.fork_rng(devices=[]), _one_thread():
         torch.manual_seed(_SEED)
-        network = _trained(own, mean, scale, len(names), unseen)
+        network = _trained(own, mean, scale, len(names), missing)
     first, hidden, last = (one for one in network if isinstance(one, nn.Linear))
     matrix = _numbers(first.weight / scale).T
     split = examples[0].first.shape[1]
@@ -152,9 +152,9 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _trained(own: Sequence[_Places], mean: Tensor, scale: Tensor, findings: int, unseen: float) -> nn.Sequential:
+def _trained(own: Sequence[_Places], mean: Tensor, scale: Tensor, findings: int, missing: float) -> nn.Sequential:
     network = nn.Sequential(
-        nn.Dropout(unseen),
+        nn.Dropout(missing),
         nn.Linear(len(mean), _UNITS),
         nn.ReLU(),
         nn.Dropout(_DROPPED),

@@ -128,6 +128,7 @@ def test_each_pair_is_compared_by_what_neither_patient_has_taught() -> None:
     of_all_others = next(one for one in found.labels if not one.in_gallery)
 
     assert of_all_others.five[TRAINED] == pytest.approx(3 / 5)
+    assert of_all_others.five[UNSEEN] < 3 / 5
     assert of_all_others.first[TRAINED] == 1
     assert of_all_others.first[UNSEEN] < of_all_others.first[CHANCE]
 
