@@ -86,7 +86,16 @@ class _Coarse:
 
 
 def compartments(seen: Thinned, kinds: Container[str] | None = None) -> dict[Kind, Mask]:
-    """Find a volume's compartments: kind to mask (Z, X, Y); one that the volume does not show is left out.
+    """Find a volume's compartments: kind to mask (Z, X, Y), see `in_box`."""
+    whole = {}
+    for kind, mask in in_box(seen, kinds).items():
+        whole[kind] = np.zeros(seen.body.shape, np.bool_)
+        whole[kind][seen.window] = mask
+    return whole
+
+
+def in_box(seen: Thinned, kinds: Container[str] | None = None) -> dict[Kind, Mask]:
+    """Find a volume's compartments: kind to mask within the body's box in-plane; those not shown are left out.
 
     Lungs are the thoracic cavity on both sides, not the air in it: each side's convex hull and the other side's
     mirror image, so that fluid, consolidation and masses stay inside. The brain is what the skull encloses. Organs
@@ -108,13 +117,8 @@ def compartments(seen: Thinned, kinds: Container[str] | None = None) -> dict[Kin
     }
     wanted = [kind for kind in OF_MODALITY.get(seen.grid.modality, ()) if kinds is None or kind in kinds]
     found = {kind: find[kind](coarse) for kind in wanted}
-    whole: dict[Kind, Mask] = {}
-    for kind, mask in found.items():
-        if mask.any():
-            within = seen.body[seen.window]
-            whole[kind] = np.zeros(seen.body.shape, np.bool_)
-            whole[kind][seen.window] = _restored(mask, coarse.times, within.shape) & within
-    return whole
+    body = seen.body[seen.window]
+    return {kind: _restored(mask, coarse.times, body.shape) & body for kind, mask in found.items() if mask.any()}
 
 
 def _restored(mask: Mask, thinning: tuple[int, ...], shape: tuple[int, ...]) -> Mask:

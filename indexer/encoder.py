@@ -14,7 +14,7 @@ from torch import Tensor
 
 from config.errors import ConfigError
 from indexer import heads, levels, projection, regions, scored
-from indexer.body import around, body_mask
+from indexer.body import Mask, body_mask
 from indexer.bundle import Bundle, InputSpec
 from indexer.catalog.embeddings import GLOBAL, EmbeddedChunk
 from indexer.chunks import Lattice, Slab, share_of, slabs
@@ -30,6 +30,7 @@ from indexer.openvino_network import OpenVinoNetwork
 from indexer.regional import Regional
 from indexer.regions import Region
 from indexer.resample import PatientGrid
+from indexer.thinned import Thinned
 from indexer.uids import EncoderId
 from indexer.volume import Volume
 
@@ -175,7 +176,7 @@ class MonaiEncoder:
         if not all(self._network.fine_channels):
             why = "findings are scored from two layers before the pooled one, of a resnet or an efficientnet"
             raise ConfigError([f"bundle {self.bundle.name}: {why}: `pooling.layer` must be layer3 or layer4"])
-        image, _ = _prepared(grid, body, self.bundle.input)
+        image = _prepared(Thinned(grid, body), self.bundle.input)
         with torch.inference_mode(), self.device.autocast():
             features = self._network.fine(self.device.take(image))
         return np.asarray(features[0].cpu().numpy())
@@ -216,35 +217,41 @@ class MonaiEncoder:
         """
         start = time.perf_counter()
         body = body_mask(grid) if body is None else body
-        image, window = _prepared(grid, body, self.bundle.input)
+        thinned = Thinned(grid, body)
+        masks = self._regional.masks(thinned)
+        image = _prepared(thinned, self.bundle.input)
+        asked = self._regional.asked(masks, image.shape)
         prepared = time.perf_counter()
-        features = self._features(image)
+        features = self._features(image, asked)
         if not features.sum().isfinite():  # one value that is not finite is enough, and no copy is made
             raise Parked(f"encoder {self.bundle.name} computed values that are not finite")
         seconds = {"resample": prepared - start, "encode": time.perf_counter() - prepared}
         places = tuple(features.shape[1:])
-        weights = share_of(body[window], self._lattice, places)
+        weights = share_of(body[thinned.window], self._lattice, places)
         layer, beside = features[: self._channels], features[self._channels :]
         finer, scores = beside[: self._finer], self._network.scores(beside[self._finer :], image.shape)
-        return FeatureMap(layer, finer, weights, grid, body, self._lattice, scores, seconds)
+        return FeatureMap(layer, finer, weights, thinned, self._lattice, masks, asked, scores, seconds)
 
-    def _features(self, image: NDArray[np.float32]) -> Tensor:
+    def _features(self, image: NDArray[np.float32], asked: Mask) -> Tensor:
         """Run the network over an image (Z, X, Y): features (C, z, x, y), float32 on the CPU."""
         stride, count = self._lattice.stride[0], -(-image.shape[0] // self._lattice.stride[0])
         fitting = _SEGMENT_VOXELS // (stride * image[0].size)
         cells = count if fitting >= count else max(_LEAST_SEGMENT_CELLS, fitting - 2 * _HALO_CELLS)
+        ratio = self._network.score_ratio[0] if len(asked) else 1
         parts = []
         for first in range(0, count, cells):
             last = min(first + cells, count)
             before, after = max(0, first - _HALO_CELLS), min(count, last + _HALO_CELLS)
-            part = self._run(image[before * stride : after * stride])
+            fine = slice(before * ratio, after * ratio)
+            part = self._run(image[before * stride : after * stride], asked[:, fine])
             parts.append(part[:, first - before : last - before])
         return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
 
     @torch.inference_mode()
-    def _run(self, image: NDArray[np.float32]) -> Tensor:
+    def _run(self, image: NDArray[np.float32], asked: Mask) -> Tensor:
+        where = torch.from_numpy(asked).to(self.device.device) if len(asked) else None
         with self.device.autocast():
-            features: Tensor = self._network(self.device.take(image))
+            features: Tensor = self._network(self.device.take(image), where)
         return features[0].float().cpu()
 
 
@@ -276,19 +283,17 @@ def heights_mm(cuts: Sequence[Slab], grid: PatientGrid) -> NDArray[np.float64]:
     return np.array([(cut.box_lps_mm[2] + cut.box_lps_mm[5]) / 2 - bottom for cut in cuts])
 
 
-def _prepared(
-    grid: PatientGrid, body: NDArray[np.bool_], spec: InputSpec
-) -> tuple[NDArray[np.float32], tuple[slice, slice, slice]]:
-    """Cut the grid to the body in-plane and scale its intensities; also the cut."""
-    window = around(body)
-    if grid.modality == "CT":
+def _prepared(seen: Thinned, spec: InputSpec) -> NDArray[np.float32]:
+    """Cut the grid to the body in-plane and scale its intensities."""
+    voxels, body = seen.grid.voxels, seen.body
+    if seen.grid.modality == "CT":
         low, high = spec.window_hu
     else:
-        low, high = np.percentile(grid.voxels[body], spec.percentiles)
-    image = grid.voxels[window] - np.float32(low)
+        low, high = np.percentile(voxels[body], spec.percentiles)
+    image = voxels[seen.window] - np.float32(low)
     image *= np.float32(1 / max(high - low, 1e-6))
     np.clip(image, 0.0, 1.0, out=image)
     if spec.standardise:
-        seen = image[body[window]]
-        image = (image - seen.mean()) / max(float(seen.std()), 1e-6)
-    return image, window
+        shown = image[body[seen.window]]
+        image = (image - shown.mean()) / max(float(shown.std()), 1e-6)
+    return image

@@ -1,6 +1,6 @@
 """What a network makes of a volume: features on a lattice, and how they are pooled over the body."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -9,7 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from indexer.body import Mask
 from indexer.chunks import Lattice
+from indexer.compartments import Kind
 from indexer.resample import PatientGrid
 from indexer.thinned import Thinned
 
@@ -28,32 +30,42 @@ class FeatureMap:
         Of a finer layer, brought to the same places; F may be 0.
     weights : (z, x, y) float32
         Share of body in each feature's surroundings.
-    grid, body : PatientGrid and (Z, X, Y) bool
-        The volume as the network saw it, and where in it the patient is.
+    thinned : Thinned
+        The volume as the network saw it, where in it the patient is, and both averaged to coarser pixels.
     lattice : Lattice
         Where the features lie in the grid.
+    masks : dict of Kind to (Z, X, Y) bool
+        Compartments that the volume shows, within the body's box in-plane.
+    asked : (kinds, z', x', y') bool
+        At which places of the network's first layer each scored compartment's findings count.
     scores : (K, z', x', y') float32
-        Logits of findings at the places of the network's first layer; K may be 0.
+        Logits of findings, at least there; K may be 0.
     """
 
     features: Tensor
     finer: Tensor
     weights: NDArray[np.float32]
-    grid: PatientGrid
-    body: NDArray[np.bool_]
+    thinned: Thinned
     lattice: Lattice
+    masks: Mapping[Kind, Mask]
+    asked: Mask
     scores: Tensor
     seconds: dict[str, float]
+
+    @property
+    def grid(self) -> PatientGrid:
+        """The volume as the network saw it."""
+        return self.thinned.grid
+
+    @property
+    def body(self) -> Mask:
+        """Where in it the patient is, (Z, X, Y)."""
+        return self.thinned.body
 
     @property
     def cell_mm(self) -> float:
         """From one feature to the next along z."""
         return float(self.lattice.stride[0] * self.grid.spacing_mm[0])
-
-    @cached_property
-    def thinned(self) -> Thinned:
-        """The volume, averaged to coarser pixels."""
-        return Thinned(self.grid, self.body)
 
     def pooled(self, cells: Sequence[slice]) -> NDArray[np.float32]:
         """Mean and deviation over the body within each of N windows along z: (N, 2 C)."""

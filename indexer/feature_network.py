@@ -46,9 +46,17 @@ class FeatureNetwork(nn.Module):
         self._inwards = (0, 1, *(2 + "zxy".index(axis) for axis in axes))
         self._outwards = (0, 1, *(2 + axes.index(axis) for axis in "zxy"))
 
-    def forward(self, image: Tensor) -> Tensor:
-        """Features of an image; see the class."""
-        return self._cut(self._features(self._turned(image)), image, self.lattice)
+    def forward(self, image: Tensor, where: Tensor | None = None) -> Tensor:
+        """Features of an image; see the class.
+
+        Parameters
+        ----------
+        where : (compartments, z', x', y') bool Tensor, optional
+            At which places of the first layer each compartment's findings are scored; a network may score all.
+        """
+        if where is not None:
+            where = where.permute(0, *(one - 1 for one in self._inwards[2:]))
+        return self._cut(self._features(self._turned(image), where), image, self.lattice)
 
     def fine(self, image: Tensor) -> Tensor:
         """Features of the first two layers at the places of the first, as a scorer sees: (B, C1 + C2, z, x, y)."""
@@ -86,7 +94,7 @@ class FeatureNetwork(nn.Module):
         lengths = zip(image.shape[2:], self.lattice.stride, strict=True)
         return [n for length, step in reversed(list(lengths)) for n in (0, max(0, step + 1 - length))]
 
-    def _features(self, image: Tensor) -> Tensor:
+    def _features(self, image: Tensor, where: Tensor | None) -> Tensor:
         raise NotImplementedError
 
     def _fine(self, image: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from indexer.feature_network import FeatureNetwork
 from indexer.monai_networks import ResNet, ResNetBlock, ResNetBottleneck, SwinTransformer
 from indexer.network_specs import LAYERS, EfficientNetSpec, ResNetSpec, SwinSpec
 from indexer.scored import ScoredKind
-from indexer.scorer import Scorer, between, folded, joined
+from indexer.scorer import Scorer, between, extended, folded, joined
 from indexer.slicewise import SliceFeatures, build_efficientnet
 from indexer.weights import load_whole
 
@@ -54,7 +54,7 @@ class ResNetFeatures(FeatureNetwork):
             self._ratio, self._around = (z, x, y), (2 * (z // 2) + 1, 2 * (x // 2) + 1, 2 * (y // 2) + 1)
             self._ones = nn.Parameter(torch.ones(channels, 1, *self._around), requires_grad=False)
 
-    def _features(self, image: Tensor) -> Tensor:
+    def _features(self, image: Tensor, where: Tensor | None) -> Tensor:
         features: Tensor = self.stem(image)
         beside, first, scores = list[Tensor](), features, None
         for number, layer in enumerate(self.layers, start=1):
@@ -64,7 +64,8 @@ class ResNetFeatures(FeatureNetwork):
             if self.scorer is not None and number == 1:
                 first = features
             elif self.scorer is not None and number == _SCORED_LAYERS:
-                scores = self.scorer(first, features, between)
+                asked = None if where is None else extended(where, first.shape[2:])[None]
+                scores = self.scorer(first, features, between, asked)
         if scores is not None:
             beside.append(folded(scores, features, self.turned(self.score_ratio)))
         return torch.cat([features, *beside], dim=1) if beside else features
@@ -105,7 +106,7 @@ class SwinFeatures(FeatureNetwork):
         self.lattice = Lattice(stride, (z, x, y))
         self.channels = spec.embed_dim * 2**self.depth
 
-    def _features(self, image: Tensor) -> Tensor:
+    def _features(self, image: Tensor, where: Tensor | None) -> Tensor:
         repeated = image.expand(-1, self.input_channels, -1, -1, -1)
         features: Tensor = self.network(repeated, normalize=True)[self.depth]
         return features

@@ -59,7 +59,7 @@ class OpenVinoNetwork(FeatureNetwork):
         }
         self._compiled = openvino.Core().compile_model(model, "CPU", settings)
 
-    def _features(self, image: Tensor) -> Tensor:
+    def _features(self, image: Tensor, where: Tensor | None) -> Tensor:
         return torch.from_numpy(self._compiled(image.float().numpy())[0])
 
 
@@ -71,4 +71,4 @@ class _Untouched(torch.nn.Module):
         self.network = network
 
     def forward(self, image: Tensor) -> Tensor:
-        return self.network._features(image)
+        return self.network._features(image, None)

@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 
 from indexer.body import Mask
 from indexer.chunks import Lattice, Slab, share_of
-from indexer.compartments import Kind, compartments
+from indexer.compartments import Kind, in_box
 from indexer.feature_map import FeatureMap
 from indexer.regions import LEAST_CELLS, LEAST_SHARE, Region
 from indexer.scored import LEAST_PLACES, SHOWN, ScoredKind, laid
+from indexer.thinned import Thinned
 
 Vectors = Iterator[NDArray[np.float32] | None]
 """Of each chunk (256,); None for one that shows too little of a compartment."""
@@ -36,17 +37,25 @@ class Regional:
     scored: Mapping[Kind, ScoredKind]
     fine_lattice: Lattice
 
+    def masks(self, seen: Thinned) -> dict[Kind, Mask]:
+        """Find the compartments that are embedded and shown; see `indexer.compartments.in_box`."""
+        kinds = {*self.regions, *self.scored}
+        return in_box(seen, kinds) if kinds else {}
+
+    def asked(self, masks: Mapping[Kind, Mask], shape: tuple[int, ...]) -> Mask:
+        """Tell where an image of a shape shows each scored compartment: (kinds, z', x', y')."""
+        z, x, y = (-(-n // step) for n, step in zip(shape, self.fine_lattice.stride, strict=True))
+        where = np.zeros((len(self.scored), z, x, y), np.bool_)
+        for of_kind, kind in zip(where, self.scored, strict=True):
+            if kind in masks:
+                np.greater(share_of(masks[kind], self.fine_lattice, (z, x, y)), SHOWN, out=of_kind)
+        return where
+
     def __call__(self, seen: FeatureMap, cuts: Sequence[Slab]) -> list[dict[str, NDArray[np.float32]]]:
         """Embed what each chunk shows enough of: kind to vector."""
         found: list[dict[str, NDArray[np.float32]]] = [{} for _ in cuts]
-        kinds = {*self.regions, *self.scored}
-        for kind, mask in (compartments(seen.thinned, kinds) if kinds else {}).items():
-            within = mask[seen.thinned.window]
-            vectors = (
-                self._told(kind, seen, within, cuts)
-                if kind in self.scored
-                else self._seen(kind, seen, within, cuts)
-            )
+        for kind, mask in seen.masks.items():
+            vectors = self._told(kind, seen, cuts) if kind in self.scored else self._seen(kind, seen, mask, cuts)
             for vector, of_chunk in zip(vectors, found, strict=True):
                 if vector is not None:
                     of_chunk[kind] = vector
@@ -61,9 +70,9 @@ class Regional:
         vectors = self.regions[kind].chunks(seen.cells(where), share[where], compress(rows, enough))
         return (next(vectors) if yes else None for yes in enough)
 
-    def _told(self, kind: Kind, seen: FeatureMap, mask: Mask, cuts: Sequence[Slab]) -> Vectors:
+    def _told(self, kind: Kind, seen: FeatureMap, cuts: Sequence[Slab]) -> Vectors:
         scores = seen.scores[self._channels(kind)].numpy()
-        shown = share_of(mask, self.fine_lattice, scores.shape[1:]) > SHOWN
+        shown = seen.asked[list(self.scored).index(kind)]
         ratio = seen.lattice.stride[0] // self.fine_lattice.stride[0]
         for cut in cuts:
             window = slice(cut.cells.start * ratio, cut.cells.stop * ratio)

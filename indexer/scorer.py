@@ -11,7 +11,7 @@ from torch.nn import functional
 from indexer.scored import ScoredKind
 
 NOWHERE = -30.0
-"""Score of places beyond the image."""
+"""Score of places beyond the image, and of those that no one asks for."""
 Onto = Callable[[Tensor, Tensor], Tensor]
 """Brings features (B, ..., C) of the second layer to the places of the first, whose features say which they are."""
 
@@ -19,37 +19,63 @@ Onto = Callable[[Tensor, Tensor], Tensor]
 class Scorer(nn.Module):
     """A perceptron for each of several compartments; K findings in all.
 
-    A finding's score is a logit. Features of the second layer are weighed on their own, coarser lattice, before
-    they are brought to that of the first: interpolation and weights commute. All perceptrons' first units are
-    weighed together.
+    A finding's score is a logit.
     """
 
     def __init__(self, kinds: Sequence[ScoredKind]) -> None:
         super().__init__()
-        self.first = _linear(_side_by_side(kinds, "first"), np.concatenate([one.offset for one in kinds]))
-        self.second = _linear(_side_by_side(kinds, "second"), None)
-        self.units = [len(one.offset) for one in kinds]
-        self.hidden = nn.ModuleList(_linear(one.hidden, one.hidden_offset) for one in kinds)
-        self.last = nn.ModuleList(_linear(one.last, one.last_offset) for one in kinds)
+        self.kinds = nn.ModuleList(_Perceptron(one) for one in kinds)
         self.findings = sum(len(one.findings) for one in kinds)
 
-    def forward(self, first: Tensor, second: Tensor, onto: Onto) -> Tensor:
-        """Score features (B, C1, ...) and (B, C2, ...) of both layers: (B, K, ...) at the places of the first."""
-        here: Tensor = self.first(first.movedim(1, -1))
-        seen = torch.relu_(onto(self.second(second.movedim(1, -1)), here).add_(here))
-        apart = zip(torch.split(seen, self.units, dim=-1), self.hidden, self.last, strict=True)
-        scores = [last(torch.relu_(hidden(own.contiguous()))) for own, hidden, last in apart]
+    def forward(self, first: Tensor, second: Tensor, onto: Onto, where: Tensor | None = None) -> Tensor:
+        """Score features of both layers: (B, K, ...) at the places of the first.
+
+        Parameters
+        ----------
+        first, second : (B, C1, ...) and (B, C2, ...) Tensor
+        where : (B, compartments, ...) bool Tensor, optional
+            At which places of the first layer each compartment's findings are scored; all others are `NOWHERE`.
+        """
+        here, beside = first.movedim(1, -1), second.movedim(1, -1)
+        scores = [
+            one(here, beside, onto, None if where is None else where[:, number])
+            for number, one in enumerate(self.kinds)
+        ]
         return torch.cat(scores, dim=-1).movedim(-1, 1)
+
+
+class _Perceptron(nn.Module):
+    """Scores findings of one compartment from features (B, ..., C1) and (B, ..., C2).
+
+    Features of the second layer are weighed on their own, coarser lattice, before they are brought to that of the
+    first: interpolation and weights commute.
+    """
+
+    def __init__(self, kind: ScoredKind) -> None:
+        super().__init__()
+        self.first, self.second = _linear(kind.first, kind.offset), _linear(kind.second, None)
+        self.hidden, self.last = _linear(kind.hidden, kind.hidden_offset), _linear(kind.last, kind.last_offset)
+
+    def forward(self, first: Tensor, second: Tensor, onto: Onto, where: Tensor | None) -> Tensor:
+        if where is None:
+            return self._scores(first, onto(self.second(second), first))
+        scores = first.new_full((*first.shape[:-1], self.last.out_features), NOWHERE)
+        at = where.flatten().nonzero().squeeze(1)
+        if len(at):
+            rows = [one.flatten(0, -2).index_select(0, at) for one in (first, onto(self.second(second), first))]
+            scores.flatten(0, -2)[at] = self._scores(*rows).to(scores.dtype)
+        return scores
+
+    def _scores(self, first: Tensor, second: Tensor) -> Tensor:
+        seen = torch.relu_(self.first(first).add_(second))
+        scores: Tensor = self.last(torch.relu_(self.hidden(seen)))
+        return scores
 
 
 def joined(first: Tensor, second: Tensor, onto: Onto) -> Tensor:
     """Features of both layers (B, C1 + C2, ...) at the places of the first."""
     here = first.movedim(1, -1)
     return torch.cat([here, onto(second.movedim(1, -1), here)], dim=-1).movedim(-1, 1)
-
-
-def _side_by_side(kinds: Sequence[ScoredKind], name: str) -> NDArray[np.float32]:
-    return np.concatenate([getattr(one, name) for one in kinds], axis=1)
 
 
 def _linear(matrix: NDArray[np.float32], offset: NDArray[np.float32] | None) -> nn.Linear:
@@ -81,10 +107,15 @@ def repeated(features: Tensor, first: Tensor) -> Tensor:
     return features
 
 
+def extended(places: Tensor, shape: Sequence[int], value: float = 0.0) -> Tensor:
+    """Extend the last axes of something, at their ends, to a shape."""
+    ends = [wanted - have for wanted, have in zip(shape, places.shape[-len(shape) :], strict=True)]
+    return functional.pad(places, [n for end in reversed(ends) for n in (0, end)], value=value)
+
+
 def folded(scores: Tensor, coarse: Tensor, ratio: tuple[int, int, int]) -> Tensor:
     """Fold scores (B, K, a, b, c) into channels (B, K r r r, a', b', c') of a lattice `ratio` times as coarse."""
-    ends = [n * step - have for n, step, have in zip(coarse.shape[2:], ratio, scores.shape[2:], strict=True)]
-    filled = functional.pad(scores, [end for one in reversed(ends) for end in (0, one)], value=NOWHERE)
+    filled = extended(scores, [n * step for n, step in zip(coarse.shape[2:], ratio, strict=True)], NOWHERE)
     (a, b, c), (batch, count) = ratio, scores.shape[:2]
     (x, y, z) = coarse.shape[2:]
     apart = filled.reshape(batch, count, x, a, y, b, z, c).permute(0, 1, 3, 5, 7, 2, 4, 6)

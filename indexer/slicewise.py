@@ -1,6 +1,6 @@
 """A two-dimensional network run slice by slice: features of axial slices, in the same frame as those of volumes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from indexer.chunks import Lattice
 from indexer.feature_network import FeatureNetwork
 from indexer.monai_networks import EfficientNet
 from indexer.network_specs import LAYERS, EfficientNetSpec
-from indexer.scorer import folded, joined, repeated
+from indexer.scorer import extended, folded, joined, repeated
 
 _COARSEST = 32
 """Sides of a slice are made a multiple of this: MONAI pads as for the image size that it was built with."""
@@ -58,33 +58,40 @@ class SliceFeatures(FeatureNetwork):
             self.fine_channels = first, second
         self._mean, self._deviation, self._channels_in = spec.mean, spec.deviation, spec.input_channels
 
-    def _features(self, image: Tensor) -> Tensor:
-        whole, *scores = self._by_slices(image, self._of_slices)
+    def _features(self, image: Tensor, where: Tensor | None) -> Tensor:
+        whole, *scores = self._by_slices(image, self._of_slices, where)
         if scores:
             whole = torch.cat([whole, folded(scores[0], whole, self.score_ratio)], dim=1)
         return whole
 
     def _fine(self, image: Tensor) -> Tensor:
-        (both,) = self._by_slices(image, self._fine_of_slices)
+        (both,) = self._by_slices(image, self._fine_of_slices, None)
         return both
 
-    def _by_slices(self, image: Tensor, see: Callable[[Tensor], tuple[Tensor, ...]]) -> list[Tensor]:
-        """Apply a function of pictures (N, C, Y, X) to all axial slices: each of its results (B, C, Z, x, y)."""
+    def _by_slices(
+        self, image: Tensor, see: Callable[[Tensor, Tensor | None], tuple[Tensor, ...]], where: Tensor | None
+    ) -> list[Tensor]:
+        """Apply a function to all axial slices: each of its results (B, C, Z, x, y).
+
+        It is given pictures (N, C, Y, X) and, of an image's compartments, the places (N, compartments, y, x).
+        """
         x, y = image.shape[3:]
         filled = functional.pad(image[:, 0], (0, -y % _COARSEST, 0, -x % _COARSEST))
         slices = ((filled - self._mean) / self._deviation).flatten(0, 1).transpose(1, 2).flip(1)
         pictures = slices[:, None].expand(-1, self._channels_in, -1, -1)
-        parts = [see(part.contiguous(memory_format=self.memory_format)) for part in torch.split(pictures, _SLICES)]
+        batches = [part.contiguous(memory_format=self.memory_format) for part in torch.split(pictures, _SLICES)]
+        asked = [None] * len(batches) if where is None else torch.split(_turned(where, filled.shape[1:]), _SLICES)
+        parts = [see(batch, at) for batch, at in zip(batches, asked, strict=True)]
         joined = [torch.cat(part).flip(2).transpose(2, 3) for part in zip(*parts, strict=True)]  # (B Z, C, x, y)
         return [one.reshape(image.shape[0], -1, *one.shape[1:]).transpose(1, 2) for one in joined]
 
-    def _of_slices(self, pictures: Tensor) -> tuple[Tensor, ...]:
+    def _of_slices(self, pictures: Tensor, where: Tensor | None) -> tuple[Tensor, ...]:
         """Features (N, C, y, x), and scores if there is a scorer."""
         first, second = self._first_two(pictures)
         features: Tensor = self.blocks[self._ends[1] :](second)
-        return (features, self.scorer(first, second, repeated)) if self.scorer is not None else (features,)
+        return (features, self.scorer(first, second, repeated, where)) if self.scorer else (features,)
 
-    def _fine_of_slices(self, pictures: Tensor) -> tuple[Tensor]:
+    def _fine_of_slices(self, pictures: Tensor, _: Tensor | None) -> tuple[Tensor]:
         first, second = self._first_two(pictures)
         return (joined(first, second, repeated),)
 
@@ -92,6 +99,12 @@ class SliceFeatures(FeatureNetwork):
         """Features of the first two layers, at most up to the last block."""
         first = self.blocks[: self._ends[0]](self.stem(pictures))
         return first, self.blocks[self._ends[0] : self._ends[1]](first)
+
+
+def _turned(where: Tensor, shape: Sequence[int]) -> Tensor:
+    """Turn places (compartments, Z, x, y) of an image (Z, X, Y) as pictures are: (Z, compartments, y, x)."""
+    slices, *sides = shape
+    return extended(where, (slices, *(side // _FIRST for side in sides))).permute(1, 0, 3, 2).flip(2)
 
 
 def _until(network: EfficientNet, spec: EfficientNetSpec, side: int) -> nn.Sequential:

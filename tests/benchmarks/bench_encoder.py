@@ -76,11 +76,11 @@ def chest() -> Volume:
 def forward_of(encoder: MonaiEncoder, volume: Volume) -> Callable[[], object]:
     """Give the bare forward pass over a volume, its image prepared beforehand."""
     own = encoder._others.get(volume.modality, encoder)
-    images = []
-    run, own._features = own._features, lambda image: images.append(image) or run(image)  # type: ignore[func-returns-value, method-assign]
+    given = []
+    run, own._features = own._features, lambda *of: given.append(of) or run(*of)  # type: ignore[func-returns-value, method-assign]
     own.feature_map(volume)
     own._features = run  # type: ignore[method-assign]
-    return lambda: run(images[0])
+    return lambda: run(*given[0])
 
 
 def throughput(encoder: MonaiEncoder, volume: Volume, rounds: int) -> Line:

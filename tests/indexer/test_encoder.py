@@ -92,9 +92,9 @@ def test_a_tall_volume_in_segments_is_as_in_one_pass(tiny: MonaiEncoder, monkeyp
     volume, passes = a_volume(300, 3.0), []
     run = MonaiEncoder._run
 
-    def counted(self: MonaiEncoder, image: NDArray[np.float32]) -> torch.Tensor:
+    def counted(self: MonaiEncoder, image: NDArray[np.float32], asked: NDArray[np.bool_]) -> torch.Tensor:
         passes.append(image.size)
-        return run(self, image)
+        return run(self, image, asked)
 
     monkeypatch.setattr(MonaiEncoder, "_run", counted)
     whole = tiny.encode(volume)
@@ -143,7 +143,7 @@ def test_standardised_input_has_mean_0_and_deviation_1_over_the_body() -> None:
     encoder = MonaiEncoder(bundle, "cpu")
     seen = encoder.feature_map(a_volume())
 
-    image, window = module._prepared(seen.grid, seen.body, bundle.input)
+    image, window = module._prepared(seen.thinned, bundle.input), seen.thinned.window
 
     assert image[seen.body[window]].mean() == pytest.approx(0, abs=1e-3)
     assert image[seen.body[window]].std() == pytest.approx(1, abs=1e-3)
