@@ -2,6 +2,7 @@
 
 import numpy as np
 import SimpleITK as sitk
+import torch
 from numpy.typing import NDArray
 
 from indexer.errors import Parked
@@ -54,7 +55,7 @@ def body_mask(grid: PatientGrid) -> Mask:
             found[near] |= lungs
             found = _filled_by_slice(found)
     _, rows, columns = grid.voxels.shape
-    return found.repeat(_THINNING, axis=1)[:, :rows].repeat(_THINNING, axis=2)[:, :, :columns]
+    return found.repeat(_THINNING, axis=2)[:, :, :columns].repeat(_THINNING, axis=1)[:, :rows]
 
 
 def _mr_threshold(values: NDArray[np.float32]) -> float:
@@ -155,7 +156,8 @@ def _averaged(values: NDArray[np.float32]) -> NDArray[np.float32]:
 def parts(mask: Mask) -> tuple[NDArray[np.uint32], NDArray[np.intp]]:
     """Labels from 1 of the parts that hang together by faces, and the number of voxels of each."""
     labels = _labelled(mask)
-    return labels, np.bincount(labels.ravel())[1:]
+    sizes: NDArray[np.intp] = torch.bincount(torch.from_numpy(labels.view(np.int32)).ravel()).numpy()
+    return labels, sizes[1:]
 
 
 def _labelled(mask: Mask) -> NDArray[np.uint32]:

@@ -231,6 +231,8 @@ def _inside(
         np.minimum(highest, ends[1], out=highest)
     starts = np.ceil(np.minimum(lowest, len(ys))).astype(np.int32)[..., None]
     stops = np.floor(np.maximum(highest, -1.0)).astype(np.int32)[..., None]
+    if (starts <= 0).all() and (stops >= len(ys) - 1).all():
+        return np.ones((len(zs), len(xs), len(ys)), np.bool_)
     within = ys.astype(np.int32)
     return np.asarray((within >= starts) & (within <= stops))
 

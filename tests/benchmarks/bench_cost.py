@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from bench_encoder import SHARED, forward_of, timed
+from bench_encoder import SHARED, as_worker, forward_of, timed
 from report import Line, tell
 
 from indexer.bundle import Bundle, read_bundle
@@ -82,4 +82,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    as_worker()
     main()

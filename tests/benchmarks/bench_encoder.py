@@ -47,6 +47,12 @@ PRODUCT_WHY = (
 )
 
 
+def as_worker() -> None:
+    """Start this program anew, if need be, with one thread of NumPy's, as the node's worker has: it is read once."""
+    if "OPENBLAS_NUM_THREADS" not in os.environ:
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, "OPENBLAS_NUM_THREADS": "1"})
+
+
 @dataclass(frozen=True)
 class Timed:
     """Seconds on the clock, and of processors."""
@@ -189,6 +195,5 @@ def _peak_mib() -> int:
 
 
 if __name__ == "__main__":
-    if "OPENBLAS_NUM_THREADS" not in os.environ:  # NumPy reads it once; the node's worker has one
-        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, "OPENBLAS_NUM_THREADS": "1"})
+    as_worker()
     main()
