@@ -10,7 +10,6 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from config.errors import ConfigError
 from indexer import heads, levels, projection, regions, scored
@@ -22,9 +21,10 @@ from indexer.clipping import patient_grid
 from indexer.device import Engine, choose
 from indexer.errors import Parked
 from indexer.feature_map import FeatureMap
+from indexer.feature_network import FeatureNetwork, Features
 from indexer.heads import HeadFinder, head_view
 from indexer.levels import LevelFinder, column_of
-from indexer.network import FeatureNetwork, load_network
+from indexer.network import load_network
 from indexer.network_specs import ResNetSpec
 from indexer.openvino_network import OpenVinoNetwork
 from indexer.regional import Regional
@@ -112,7 +112,7 @@ class MonaiEncoder:
         if engine == "openvino" and self.device.device.type == "cpu" and isinstance(bundle.network, ResNetSpec):
             network = OpenVinoNetwork(network, self.device.dtype, threads)
             self.device = replace(self.device, engine="OpenVINO")
-        self._lattice, self._channels, self._finer = network.lattice, network.channels, network.finer_channels
+        self._lattice = network.lattice
         self._network: FeatureNetwork = network.to(self.device.device, self.device.dtype).to(
             memory_format=network.memory_format  # type: ignore[call-overload]
         )
@@ -222,37 +222,36 @@ class MonaiEncoder:
         image = _prepared(thinned, self.bundle.input)
         asked = self._regional.asked(masks, image.shape)
         prepared = time.perf_counter()
-        features = self._features(image, asked)
-        if not features.sum().isfinite():  # one value that is not finite is enough, and no copy is made
+        layer, finer, scores = self._features(image, asked)
+        if not all(one.sum().isfinite() for one in (layer, finer, scores)):  # one value is enough, no copy is made
             raise Parked(f"encoder {self.bundle.name} computed values that are not finite")
         seconds = {"resample": prepared - start, "encode": time.perf_counter() - prepared}
-        places = tuple(features.shape[1:])
-        weights = share_of(body[thinned.window], self._lattice, places)
-        layer, beside = features[: self._channels], features[self._channels :]
-        finer, scores = beside[: self._finer], self._network.scores(beside[self._finer :], image.shape)
+        weights = share_of(body[thinned.window], self._lattice, tuple(layer.shape[1:]))
         return FeatureMap(layer, finer, weights, thinned, self._lattice, masks, asked, scores, seconds)
 
-    def _features(self, image: NDArray[np.float32], asked: Mask) -> Tensor:
-        """Run the network over an image (Z, X, Y): features (C, z, x, y), float32 on the CPU."""
+    def _features(self, image: NDArray[np.float32], asked: Mask) -> Features:
+        """Run the network over an image (Z, X, Y): features (C, z, x, y) of it alone, on the CPU."""
         stride, count = self._lattice.stride[0], -(-image.shape[0] // self._lattice.stride[0])
         fitting = _SEGMENT_VOXELS // (stride * image[0].size)
         cells = count if fitting >= count else max(_LEAST_SEGMENT_CELLS, fitting - 2 * _HALO_CELLS)
-        ratio = self._network.score_ratio[0] if len(asked) else 1
+        fine = self._network.score_ratio[0] if len(asked) else 1
         parts = []
         for first in range(0, count, cells):
             last = min(first + cells, count)
             before, after = max(0, first - _HALO_CELLS), min(count, last + _HALO_CELLS)
-            fine = slice(before * ratio, after * ratio)
-            part = self._run(image[before * stride : after * stride], asked[:, fine])
-            parts.append(part[:, first - before : last - before])
-        return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
+            part = self._run(image[before * stride : after * stride], asked[:, before * fine : after * fine])
+            inner = slice(first - before, last - before)
+            of_scores = slice(inner.start * fine, inner.stop * fine)
+            parts.append(Features(part.layer[:, inner], part.finer[:, inner], part.scores[:, of_scores]))
+        joined = (torch.cat(of_all, dim=1) for of_all in zip(*parts, strict=True))
+        return Features(*joined) if len(parts) > 1 else parts[0]
 
     @torch.inference_mode()
-    def _run(self, image: NDArray[np.float32], asked: Mask) -> Tensor:
+    def _run(self, image: NDArray[np.float32], asked: Mask) -> Features:
         where = torch.from_numpy(asked).to(self.device.device) if len(asked) else None
         with self.device.autocast():
-            features: Tensor = self._network(self.device.take(image), where)
-        return features[0].float().cpu()
+            layer, finer, scores = (one[0].cpu() for one in self._network(self.device.take(image), where))
+        return Features(layer.float(), finer, scores.float())
 
 
 def _projections(bundle: Bundle, features: int) -> dict[str, projection.Projection]:

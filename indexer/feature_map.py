@@ -26,8 +26,8 @@ class FeatureMap:
     ----------
     features : (C, z, x, y) float32
         Over the body's bounding box in-plane, over the whole extent in z.
-    finer : (F, z, x, y) float32
-        Of a finer layer, brought to the same places; F may be 0.
+    finer : (F, z, x, y) Tensor
+        Of a finer layer, brought to the same places, as the network computes them; F may be 0.
     weights : (z, x, y) float32
         Share of body in each feature's surroundings.
     thinned : Thinned
@@ -95,7 +95,7 @@ class FeatureMap:
     def cells(self, where: NDArray[np.bool_]) -> NDArray[np.float32]:
         """Both layers' features in the cells that are marked (z, x, y), in their order: (n, C + F)."""
         at = torch.from_numpy(where)
-        rows = [layer.movedim(0, -1)[at] for layer in (self.features, self.finer)]
+        rows = [layer.movedim(0, -1)[at].float() for layer in (self.features, self.finer)]
         return np.asarray(torch.cat(rows, dim=1).numpy())
 
 

@@ -1,18 +1,38 @@
 """What every network that embeds is to the encoder: features on a lattice in the patient's axes."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from indexer.chunks import Lattice
 from indexer.network_specs import Sizes3
-from indexer.scorer import Scorer, unfolded
+from indexer.scorer import Scorer
+
+
+class Features(NamedTuple):
+    """What a network makes of an image.
+
+    Attributes
+    ----------
+    layer : (B, C, z, x, y) Tensor
+        Of the layer that is pooled.
+    finer : (B, F, z, x, y) Tensor
+        A finer layer's features averaged over, then their greatest around, each of the same places; F may be 0.
+    scores : (B, K, z', x', y') Tensor
+        Logits of findings at the places of the first layer; K may be 0.
+    """
+
+    layer: Tensor
+    finer: Tensor
+    scores: Tensor
 
 
 class FeatureNetwork(nn.Module):
     """Runs a network up to one layer.
 
-    Input (B, 1, Z, X, Y), output (B, C + F, z, x, y): one feature for every `stride` voxels or part of them.
+    Input (B, 1, Z, X, Y); one feature for every `stride` voxels or part of them.
 
     Attributes
     ----------
@@ -21,7 +41,7 @@ class FeatureNetwork(nn.Module):
     channels : int
         C, of the layer itself.
     finer_channels : int
-        F, of the finer layer: its features averaged over, then their greatest around, each place of the lattice.
+        F, of the finer layer.
     memory_format : torch.memory_format
         In which its weights are quickest.
     fine_lattice : Lattice
@@ -29,7 +49,7 @@ class FeatureNetwork(nn.Module):
     fine_channels : tuple of int
         Features of its first and second layer; (0, 0) for a network that cannot show them.
     scorer : Scorer or None
-        What looks for findings in these; its scores, folded, are channels of the output behind all others.
+        What looks for findings in these.
     """
 
     lattice: Lattice
@@ -46,7 +66,7 @@ class FeatureNetwork(nn.Module):
         self._inwards = (0, 1, *(2 + "zxy".index(axis) for axis in axes))
         self._outwards = (0, 1, *(2 + axes.index(axis) for axis in "zxy"))
 
-    def forward(self, image: Tensor, where: Tensor | None = None) -> Tensor:
+    def forward(self, image: Tensor, where: Tensor | None = None) -> Features:
         """Features of an image; see the class.
 
         Parameters
@@ -56,7 +76,9 @@ class FeatureNetwork(nn.Module):
         """
         if where is not None:
             where = where.permute(0, *(one - 1 for one in self._inwards[2:]))
-        return self._cut(self._features(self._turned(image), where), image, self.lattice)
+        layer, finer, scores = self._features(self._turned(image), where)
+        layer, finer = (self._cut(one, image, self.lattice) for one in (layer, finer))
+        return Features(layer, finer, self._cut(scores, image, self.fine_lattice) if scores.shape[1] else scores)
 
     def fine(self, image: Tensor) -> Tensor:
         """Features of the first two layers at the places of the first, as a scorer sees: (B, C1 + C2, z, x, y)."""
@@ -69,15 +91,6 @@ class FeatureNetwork(nn.Module):
     def _cut(self, features: Tensor, image: Tensor, lattice: Lattice) -> Tensor:
         count = [-(-n // step) for n, step in zip(image.shape[2:], lattice.stride, strict=True)]
         return features.permute(self._outwards)[:, :, : count[0], : count[1], : count[2]]
-
-    def scores(self, channels: Tensor, shape: tuple[int, ...]) -> Tensor:
-        """Unfold the last channels (K r r r, z, x, y), scores of an image of `shape` voxels: (K, z', x', y')."""
-        if not len(channels):
-            return channels
-        z, x, y = (-(-n // step) for n, step in zip(shape, self.fine_lattice.stride, strict=True))
-        turned = channels.permute(0, *(one - 1 for one in self._inwards[2:]))
-        apart = unfolded(turned, self.turned(self.score_ratio))
-        return apart.permute(0, *(one - 1 for one in self._outwards[2:]))[:, :z, :x, :y]
 
     @property
     def score_ratio(self) -> Sizes3:
@@ -94,7 +107,7 @@ class FeatureNetwork(nn.Module):
         lengths = zip(image.shape[2:], self.lattice.stride, strict=True)
         return [n for length, step in reversed(list(lengths)) for n in (0, max(0, step + 1 - length))]
 
-    def _features(self, image: Tensor, where: Tensor | None) -> Tensor:
+    def _features(self, image: Tensor, where: Tensor | None) -> Features:
         raise NotImplementedError
 
     def _fine(self, image: Tensor) -> Tensor:

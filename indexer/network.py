@@ -13,11 +13,11 @@ from config.errors import ConfigError
 from indexer.bundle import Bundle
 from indexer.chunks import Lattice
 from indexer.compartments import Kind
-from indexer.feature_network import FeatureNetwork
+from indexer.feature_network import FeatureNetwork, Features
 from indexer.monai_networks import ResNet, ResNetBlock, ResNetBottleneck, SwinTransformer
 from indexer.network_specs import LAYERS, EfficientNetSpec, ResNetSpec, SwinSpec
 from indexer.scored import ScoredKind
-from indexer.scorer import Scorer, between, extended, folded, joined
+from indexer.scorer import Scorer, between, extended, joined
 from indexer.slicewise import SliceFeatures, build_efficientnet
 from indexer.weights import load_whole
 
@@ -54,21 +54,21 @@ class ResNetFeatures(FeatureNetwork):
             self._ratio, self._around = (z, x, y), (2 * (z // 2) + 1, 2 * (x // 2) + 1, 2 * (y // 2) + 1)
             self._ones = nn.Parameter(torch.ones(channels, 1, *self._around), requires_grad=False)
 
-    def _features(self, image: Tensor, where: Tensor | None) -> Tensor:
-        features: Tensor = self.stem(image)
-        beside, first, scores = list[Tensor](), features, None
+    def _features(self, image: Tensor, where: Tensor | None) -> Features:
+        first = features = self.stem(image)
+        finer: Tensor | None = None
+        scores: Tensor | None = None
         for number, layer in enumerate(self.layers, start=1):
             features = layer(features)
             if number == self._finer:
-                beside += self._onto_lattice(features)
+                finer = torch.cat(self._onto_lattice(features), dim=1)
             if self.scorer is not None and number == 1:
                 first = features
             elif self.scorer is not None and number == _SCORED_LAYERS:
                 asked = None if where is None else extended(where, first.shape[2:])[None]
                 scores = self.scorer(first, features, between, asked)
-        if scores is not None:
-            beside.append(folded(scores, features, self.turned(self.score_ratio)))
-        return torch.cat([features, *beside], dim=1) if beside else features
+        nothing = features[:, :0]
+        return Features(features, nothing if finer is None else finer, nothing if scores is None else scores)
 
     def _fine(self, image: Tensor) -> Tensor:
         first = self.layers[0](self.stem(image))
@@ -106,10 +106,10 @@ class SwinFeatures(FeatureNetwork):
         self.lattice = Lattice(stride, (z, x, y))
         self.channels = spec.embed_dim * 2**self.depth
 
-    def _features(self, image: Tensor, where: Tensor | None) -> Tensor:
+    def _features(self, image: Tensor, where: Tensor | None) -> Features:
         repeated = image.expand(-1, self.input_channels, -1, -1, -1)
         features: Tensor = self.network(repeated, normalize=True)[self.depth]
-        return features
+        return Features(features, features[:, :0], features[:, :0])
 
 
 def load_network(bundle: Bundle, scored: Mapping[Kind, ScoredKind] | None = None) -> FeatureNetwork:

@@ -2,12 +2,13 @@
 
 import os
 import warnings
+from itertools import compress
 
 import torch
 from torch import Tensor
 
 from config.errors import ConfigError
-from indexer.feature_network import FeatureNetwork
+from indexer.feature_network import FeatureNetwork, Features
 from indexer.hiding import hidden
 
 _EXAMPLE_STEPS = 2
@@ -59,8 +60,11 @@ class OpenVinoNetwork(FeatureNetwork):
         }
         self._compiled = openvino.Core().compile_model(model, "CPU", settings)
 
-    def _features(self, image: Tensor, where: Tensor | None) -> Tensor:
-        return torch.from_numpy(self._compiled(image.float().numpy())[0])
+    def _features(self, image: Tensor, where: Tensor | None) -> Features:
+        found = self._compiled(image.float().numpy())
+        layer, *others = (torch.from_numpy(found[number]) for number in range(len(found)))
+        finer = others.pop(0) if self.finer_channels else layer[:, :0]
+        return Features(layer, finer, others[0] if others else layer[:, :0])
 
 
 class _Untouched(torch.nn.Module):
@@ -69,6 +73,8 @@ class _Untouched(torch.nn.Module):
     def __init__(self, network: FeatureNetwork) -> None:
         super().__init__()
         self.network = network
+        self.there = (True, bool(network.finer_channels), network.scorer is not None)
 
-    def forward(self, image: Tensor) -> Tensor:
-        return self.network._features(image, None)
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """What there is of layer, finer layer and scores; scores at all places, whoever asks."""
+        return tuple(compress(self.network._features(image, None), self.there))

@@ -11,7 +11,7 @@ from torch.nn import functional
 from indexer.scored import ScoredKind
 
 NOWHERE = -30.0
-"""Score of places beyond the image, and of those that no one asks for."""
+"""Score of places that no one asks for."""
 Onto = Callable[[Tensor, Tensor], Tensor]
 """Brings features (B, ..., C) of the second layer to the places of the first, whose features say which they are."""
 
@@ -107,23 +107,7 @@ def repeated(features: Tensor, first: Tensor) -> Tensor:
     return features
 
 
-def extended(places: Tensor, shape: Sequence[int], value: float = 0.0) -> Tensor:
-    """Extend the last axes of something, at their ends, to a shape."""
+def extended(places: Tensor, shape: Sequence[int]) -> Tensor:
+    """Extend the last axes of something, at their ends and with zeros, to a shape."""
     ends = [wanted - have for wanted, have in zip(shape, places.shape[-len(shape) :], strict=True)]
-    return functional.pad(places, [n for end in reversed(ends) for n in (0, end)], value=value)
-
-
-def folded(scores: Tensor, coarse: Tensor, ratio: tuple[int, int, int]) -> Tensor:
-    """Fold scores (B, K, a, b, c) into channels (B, K r r r, a', b', c') of a lattice `ratio` times as coarse."""
-    filled = extended(scores, [n * step for n, step in zip(coarse.shape[2:], ratio, strict=True)], NOWHERE)
-    (a, b, c), (batch, count) = ratio, scores.shape[:2]
-    (x, y, z) = coarse.shape[2:]
-    apart = filled.reshape(batch, count, x, a, y, b, z, c).permute(0, 1, 3, 5, 7, 2, 4, 6)
-    return apart.reshape(batch, count * a * b * c, x, y, z)
-
-
-def unfolded(channels: Tensor, ratio: tuple[int, int, int]) -> Tensor:
-    """What `folded` folded, of one image: (K r r r, a', b', c') to (K, a, b, c) with the padding."""
-    (a, b, c), (x, y, z) = ratio, channels.shape[1:]
-    apart = channels.reshape(-1, a, b, c, x, y, z).permute(0, 4, 1, 5, 2, 6, 3)
-    return apart.reshape(-1, x * a, y * b, z * c)
+    return functional.pad(places, [n for end in reversed(ends) for n in (0, end)])

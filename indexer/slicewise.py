@@ -8,10 +8,10 @@ from torch.nn import functional
 
 from config.errors import ConfigError
 from indexer.chunks import Lattice
-from indexer.feature_network import FeatureNetwork
+from indexer.feature_network import FeatureNetwork, Features
 from indexer.monai_networks import EfficientNet
 from indexer.network_specs import LAYERS, EfficientNetSpec
-from indexer.scorer import extended, folded, joined, repeated
+from indexer.scorer import extended, joined, repeated
 
 _COARSEST = 32
 """Sides of a slice are made a multiple of this: MONAI pads as for the image size that it was built with."""
@@ -58,11 +58,10 @@ class SliceFeatures(FeatureNetwork):
             self.fine_channels = first, second
         self._mean, self._deviation, self._channels_in = spec.mean, spec.deviation, spec.input_channels
 
-    def _features(self, image: Tensor, where: Tensor | None) -> Tensor:
+    def _features(self, image: Tensor, where: Tensor | None) -> Features:
         whole, *scores = self._by_slices(image, self._of_slices, where)
-        if scores:
-            whole = torch.cat([whole, folded(scores[0], whole, self.score_ratio)], dim=1)
-        return whole
+        nothing = whole[:, :0]
+        return Features(whole, nothing, scores[0] if scores else nothing)
 
     def _fine(self, image: Tensor) -> Tensor:
         (both,) = self._by_slices(image, self._fine_of_slices, None)

@@ -127,7 +127,7 @@ class Eye(MonaiEncoder):
     @property
     def atlas(self) -> Atlas | None:
         """What the bundle finds places along the body with."""
-        return levels.load(self.bundle.level_file(), 2 * self._channels) if self.bundle.levels else None
+        return levels.load(self.bundle.level_file(), 2 * self._network.channels) if self.bundle.levels else None
 
     @property
     def heads(self) -> HeadAtlas | None:

@@ -48,7 +48,7 @@ PRODUCT_WHY = (
 
 
 def as_worker() -> None:
-    """Start this program anew, if need be, with one thread of NumPy's, as the node's worker has: it is read once."""
+    """Start this program anew, if need be, with one thread of NumPy's, as the node's worker has: read only once."""
     if "OPENBLAS_NUM_THREADS" not in os.environ:
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, "OPENBLAS_NUM_THREADS": "1"})
 

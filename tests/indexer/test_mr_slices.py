@@ -102,7 +102,7 @@ class TestPretrained:
         image = torch.rand(1, 1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
 
         with torch.inference_mode():
-            found = load_network(bundle)(image)
+            found = load_network(bundle)(image).layer
             slices = (image[0, 0] * 255 - 127) / 128  # as the network was trained
             x = slices.transpose(1, 2).flip(1)[:, None].expand(-1, 3, -1, -1)
             x = plain.eval()._swish(plain._bn0(plain._conv_stem(plain._conv_stem_padding(x))))

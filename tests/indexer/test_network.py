@@ -46,7 +46,7 @@ def test_one_feature_for_every_stride_or_part_of_it(layer: str, shape: tuple[int
     network = residual(layer)
 
     with torch.inference_mode():
-        features = network(noise(*shape))
+        features = network(noise(*shape)).layer
 
     expected = [-(-n // step) for n, step in zip(shape, network.lattice.stride, strict=True)]
     assert list(features.shape) == [1, network.channels, *expected]
@@ -67,7 +67,7 @@ def test_features_are_centred_where_the_lattice_says(layer: str) -> None:
     shape = [2 * (int(first) + step * at) + 1 for first, step, at in zip(*places, cell, strict=True)]
     image = torch.ones(1, 1, *shape, requires_grad=True)
 
-    network(image)[(0, 0, *cell)].backward()
+    network(image).layer[(0, 0, *cell)].backward()
 
     influence = image.grad
     assert influence is not None
@@ -85,7 +85,7 @@ def test_thin_images_are_computed_in_bfloat16_as_in_float32(layer: str, shape: t
         scratch = [torch.full((n,), torch.nan, dtype=torch.bfloat16) for n in (10**3, 10**4, 10**5, 10**6)]
         del scratch  # memory that the convolutions get next
         with torch.inference_mode():
-            expected, found = network(image), reduced(image.bfloat16()).float()
+            expected, found = network(image).layer, reduced(image.bfloat16()).layer.float()
         assert torch.allclose(found, expected, rtol=0.1, atol=0.05 * float(expected.abs().max()))
 
 
@@ -97,7 +97,7 @@ def test_patches_of_a_transformer_begin_at_the_first_voxel() -> None:
     assert network.lattice.stride == (4, 4, 4)
     assert network.lattice.first == (1.5, 1.5, 1.5)
     with torch.inference_mode():
-        assert network(noise(9, 8, 7)).shape[2:] == (3, 2, 2)
+        assert network(noise(9, 8, 7)).layer.shape[2:] == (3, 2, 2)
     assert side == 4
 
 
@@ -107,7 +107,7 @@ def test_a_transformer_has_the_channels_and_the_stride_of_its_layer(layer: str) 
     network = transformer(layer, use_v2=True)
 
     with torch.inference_mode():
-        features = network(noise(64, 64, 64))
+        features = network(noise(64, 64, 64)).layer
 
     assert list(features.shape[1:]) == [network.channels, *(64 // step for step in network.lattice.stride)]
 
@@ -120,7 +120,7 @@ def test_the_network_sees_the_axes_in_its_own_order(axes: str) -> None:
     turned = image.permute(0, 1, *(2 + "zxy".index(axis) for axis in axes)).contiguous()
     with torch.inference_mode():
         expected = network.layers(network.stem(turned)).permute(0, 1, *(2 + axes.index(axis) for axis in "zxy"))
-        assert torch.allclose(network(image), expected, atol=1e-6)
+        assert torch.allclose(network(image).layer, expected, atol=1e-6)
     by_axis = dict(zip(axes, (4, 8, 8), strict=True))
     assert network.lattice.stride == tuple(by_axis[axis] for axis in "zxy")
 
@@ -144,7 +144,7 @@ def test_a_dilated_layer_with_parameter_free_shortcuts_keeps_its_size() -> None:
     network = residual("layer2", dilation=(1, 2, 1, 1), shortcut="A")
 
     with torch.inference_mode():
-        assert network(noise(12, 24, 24)).shape[2:] == (6, 6, 6)
+        assert network(noise(12, 24, 24)).layer.shape[2:] == (6, 6, 6)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -181,8 +181,8 @@ def test_random_weights_are_those_of_their_seed_and_leave_the_generator_alone() 
 
     assert torch.equal(torch.get_rng_state(), before)
     image = noise(12, 24, 24)
-    assert torch.equal(one(image), same(image))
-    assert not torch.allclose(one(image), other(image))
+    assert torch.equal(one(image).layer, same(image).layer)
+    assert not torch.allclose(one(image).layer, other(image).layer)
 
 
 def test_a_swin_network_without_einops_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from indexer.network import load_network
 from indexer.resample import resample
 from indexer.scored import LEAST_PLACES, SCORED, SHOWN, ScoredKind, laid, load, pool_logits, save
 from indexer.scored_fit import FineExample, fit_scored
-from indexer.scorer import NOWHERE, between, folded, unfolded
+from indexer.scorer import NOWHERE, between
 from indexer.uids import SliceRef, SOPInstanceUID
 from indexer.volume import Volume
 
@@ -204,16 +204,6 @@ def test_features_between_places_are_means_of_their_neighbours() -> None:
     torch.testing.assert_close(found[0, 0, 9, 5], coarse[0, 0, 4, 2])
 
 
-def test_folded_scores_unfold_and_places_beyond_the_image_are_nowhere() -> None:
-    scores = torch.randn(1, 2, 7, 10, 6)
-    found = unfolded(folded(scores, torch.zeros(1, 5, 2, 3, 2), (4, 4, 4))[0], (4, 4, 4))
-
-    assert found.shape == (2, 8, 12, 8)
-    assert torch.equal(found[:, :7, :10, :6], scores[0])
-    assert (found[:, 7] == NOWHERE).all()
-    assert (found[:, :, :, 6:] == NOWHERE).all()
-
-
 def untrained(name: str, axes: str = "zxy") -> Bundle:
     """A bundle's network with random weights, which need no package; small where it is residual."""
     bundle = read_bundle(name if name != "ct-astra" else "tiny")
@@ -234,14 +224,34 @@ def test_a_network_scores_places_as_their_features_say(name: str, axes: str) -> 
     plain, network = load_network(bundle), load_network(bundle, kinds)  # type: ignore[arg-type]
     image = torch.rand(1, 1, 20, 70, 52, generator=torch.Generator().manual_seed(3))
     with torch.inference_mode():
-        seen, without, fine = network(image)[0], plain(image)[0], network.fine(image)[0]
+        seen, without, fine = network(image), plain(image), network.fine(image)[0]
 
-    torch.testing.assert_close(seen[: len(without)], without, rtol=1e-4, atol=1e-4)
-    scores = network.scores(seen[len(without) :], (20, 70, 52))
+    torch.testing.assert_close(seen.layer, without.layer, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(seen.finer, without.finer, rtol=1e-4, atol=1e-4)
+    assert not without.scores.numel()
+    scores = seen.scores[0]
     rows = fine.flatten(1).T.numpy()
     wanted = np.hstack([one.scores(rows[:, : channels[0]], rows[:, channels[0] :]) for one in kinds.values()])
     assert scores.shape[1:] == fine.shape[1:]
     np.testing.assert_allclose(scores.flatten(1).T.numpy(), wanted, rtol=1e-3, atol=1e-3 * np.abs(wanted).max())
+
+
+@pytest.mark.parametrize(("name", "axes"), [("ct-astra", "zxy"), ("ct-astra", "yzx"), ("mr-slices", "zxy")])
+def test_a_network_scores_a_compartment_where_it_is_asked_for(name: str, axes: str) -> None:
+    bundle = untrained(name, axes)
+    channels = load_network(bundle).fine_channels
+    network = load_network(bundle, {"ORGANS": kind_of(channels, 2, 1), "BONES": kind_of(channels, 1, 2)})
+    image = torch.rand(1, 1, 20, 70, 52, generator=torch.Generator().manual_seed(3))
+    with torch.inference_mode():
+        whole = network(image).scores[0]
+        asked = torch.rand(2, *whole.shape[1:], generator=torch.Generator().manual_seed(4)) < 0.2
+        none = torch.zeros_like(asked)
+        some, nothing = (network(image, where).scores[0] for where in (asked, none))
+
+    where = asked[[0, 0, 1]]  # two findings of organs, one of bones
+    torch.testing.assert_close(some[where], whole[where], rtol=1e-4, atol=1e-4)
+    assert (some[~where] == NOWHERE).all()
+    assert (nothing == NOWHERE).all()
 
 
 def test_weights_for_another_network_are_refused() -> None:

@@ -182,7 +182,7 @@ def test_a_transformer_is_loaded_as_published(name: str, loaded: Callable[..., F
 
     with torch.inference_mode():
         expected = reference(image.permute(0, 1, 3, 4, 2))[3].permute(0, 1, 4, 2, 3)
-        assert torch.allclose(features(image), expected, atol=1e-5)
+        assert torch.allclose(features(image).layer, expected, atol=1e-5)
 
 
 def test_weights_in_an_unpacked_bundle_and_in_the_old_format_are_read(tmp_path: Path) -> None:
