@@ -41,10 +41,10 @@ def body_mask(grid: PatientGrid) -> Mask:
     Parked
         Nothing of the volume is denser (CT) or brighter (MR) than air.
     """
-    coarse = (slice(None), slice(None, None, _THINNING), slice(None, None, _THINNING))
-    voxels, inside = grid.voxels[coarse], grid.inside[coarse]
+    rows, columns = (slice(None), slice(None, None, _THINNING)), (..., slice(None, None, _THINNING))
+    voxels, inside = grid.voxels[rows][columns], grid.inside[rows][columns]
     least = CT_BODY_HU if grid.modality == "CT" else _mr_threshold(voxels[inside])
-    dense = (grid.voxels > np.float32(least))[coarse] & inside  # quicker than to pick voxels first
+    dense = (grid.voxels[rows] > np.float32(least))[columns] & inside  # quicker than to pick single voxels first
     if not dense.any():
         raise Parked(f"no body in the volume: no voxel exceeds {least:g}")
     found = _filled_by_slice(_largest_parts(dense))
@@ -54,8 +54,8 @@ def body_mask(grid: PatientGrid) -> Mask:
         if lungs.any():
             found[near] |= lungs
             found = _filled_by_slice(found)
-    _, rows, columns = grid.voxels.shape
-    return found.repeat(_THINNING, axis=2)[:, :, :columns].repeat(_THINNING, axis=1)[:, :rows]
+    _, across, deep = grid.voxels.shape
+    return found.repeat(_THINNING, axis=2)[:, :, :deep].repeat(_THINNING, axis=1)[:, :across]
 
 
 def _mr_threshold(values: NDArray[np.float32]) -> float:
@@ -80,13 +80,14 @@ def _otsu(values: NDArray[np.float32]) -> float:
 
 
 def _largest_parts(dense: Mask) -> Mask:
-    labels, sizes = parts(_opened(dense))
-    if not sizes.size:
+    opened = _opened(dense)
+    if not opened.any():
         return dense
+    near, found = around(opened), np.zeros_like(dense)
+    labels, sizes = parts(opened[near])
     kept = np.concatenate([[False], sizes >= _LEAST_PART * sizes.max()])
-    if kept.sum() == 1:
-        return np.asarray(labels == kept.argmax())
-    return np.asarray(kept[labels], dtype=np.bool_)
+    found[near] = labels == kept.argmax() if kept.sum() == 1 else kept[labels]
+    return found
 
 
 def _opened(mask: Mask) -> Mask:

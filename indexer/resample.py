@@ -130,9 +130,10 @@ def averaged(voxels: NDArray[np.float32], axis: int, width: int) -> NDArray[np.f
         return voxels
     whole = voxels.shape[axis] // width * width
     before = (slice(None),) * axis
-    total = voxels[(*before, slice(0, whole, width))].copy()
-    for k in range(1, width):
-        total += voxels[(*before, slice(k, whole, width))]
+    first, second, *others = (voxels[(*before, slice(k, whole, width))] for k in range(width))
+    total = first + second
+    for other in others:
+        total += other
     total /= np.float32(width)
     rest = voxels[(*before, slice(whole, None))]
     return np.concatenate([total, rest.mean(axis=axis, keepdims=True)], axis=axis) if rest.size else total
