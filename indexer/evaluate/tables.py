@@ -6,7 +6,7 @@ from rich.table import Table
 
 from indexer.evaluate.collection import RANDOM_ORDER
 from indexer.evaluate.estimates import Estimate
-from indexer.evaluate.result import Findings, GroupResult
+from indexer.evaluate.result import Findings, GroupResult, WayResult
 
 
 @dataclass(frozen=True)
@@ -21,21 +21,22 @@ class TextTable:
     def __rich__(self) -> Table:
         """The table for a rich console."""
         table = Table(title=self.title, caption=self.caption or None)
+        figures_from = 1 if len(self.columns) > 2 else 2  # two columns are a name and what is said of it
         for number, column in enumerate(self.columns):
-            table.add_column(column, overflow="fold", justify="left" if number == 0 else "right")
+            table.add_column(column, overflow="fold", justify="right" if number >= figures_from else "left")
         for row in self.rows:
             table.add_row(*row)
         return table
 
 
 def tables(findings: Findings) -> tuple[TextTable, ...]:
-    """All tables of an findings, the most telling first."""
-    found = [_ways(findings), _labels(findings), _groups(findings), _counts(findings)]
+    """All tables of an evaluation, the most telling first."""
+    found = [_ways(findings), _precision(findings), _labels(findings), _groups(findings)]
     if findings.index_recall:
         rows = tuple((f"recall@{k}", f"{value:.4f}") for k, value in findings.index_recall.items())
         caption = "Share of the exact neighbours that the approximate index finds; in no other figure."
-        found.insert(3, TextTable("Index against exact search", ("figure", "value"), rows, caption))
-    return tuple(found)
+        found.append(TextTable("Index against exact search", ("figure", "value"), rows, caption))
+    return (*found, _fits(findings), _counts(findings))
 
 
 def interval(estimate: Estimate) -> str:
@@ -47,21 +48,41 @@ def interval(estimate: Estimate) -> str:
     return f"{estimate.value:.3f} ({estimate.low:.2f} to {estimate.high:.2f})"
 
 
+def _stacked(estimate: Estimate) -> str:
+    """Write a figure and its interval below it: columns stay narrow."""
+    return interval(estimate).replace(" (", "\n").removesuffix(")")
+
+
+def _title(one: WayResult, findings: Findings) -> str:
+    return one.title + (" *" if one.key == findings.headline else "")
+
+
 def _ways(findings: Findings) -> TextTable:
-    micro = [name for name in findings.ways[0].micro if not name.startswith(("R@", "nDCG@"))]
     rows = tuple(
         (
-            one.title + (" *" if one.key == findings.headline else ""),
-            interval(one.macro["mAP"]),
-            *(interval(one.micro[name]) for name in micro),
-            "" if one.key == findings.headline else interval(one.headline_minus["macro mAP"]),
-            one.fit,
+            _title(one, findings),
+            _stacked(one.macro["mAP"]),
+            "" if one.key == findings.headline else _stacked(one.headline_minus["macro mAP"]),
+            _stacked(one.micro["mAP"]),
         )
         for one in findings.ways
     )
-    columns = ("ranked by", "macro mAP", *(f"micro {name}" for name in micro), "* ahead, macro mAP", "fitted to")
+    columns = ("ranked by", "macro mAP", "* ahead, macro mAP", "micro mAP")
     caption = "Macro: mean over labels of the mean over each label's queries. Micro: mean over queries."
     return TextTable("Retrieval of other patients' items with the same label", columns, rows, caption)
+
+
+def _precision(findings: Findings) -> TextTable:
+    names = [name for name in findings.ways[0].micro if name.startswith("P@")]
+    rows = tuple((_title(one, findings), *(_stacked(one.micro[name]) for name in names)) for one in findings.ways)
+    return TextTable(
+        "Share of right ones among the first", ("ranked by", *(f"micro {name}" for name in names)), rows
+    )
+
+
+def _fits(findings: Findings) -> TextTable:
+    rows = tuple((_title(one, findings), one.fit) for one in findings.ways)
+    return TextTable("What was fitted to what", ("ranked by", "fitted to"), rows)
 
 
 def _labels(findings: Findings) -> TextTable:
@@ -73,13 +94,13 @@ def _labels(findings: Findings) -> TextTable:
             one.label,
             str(one.queries),
             str(one.patients),
-            interval(one.figures["mAP"]),
-            interval(one.figures[first]),
+            _stacked(one.figures["mAP"]),
+            _stacked(one.figures[first]),
             _plain(expected[one.label]),
         )
         for one in headline.labels
     )
-    columns = ("label", "queries", "patients", "mAP", first, "mAP by chance")
+    columns = ("label", "queries", "patients", "mAP", first, "mAP by\nchance")
     return TextTable(f"By label: {headline.title}", columns, rows)
 
 
@@ -91,13 +112,13 @@ def _groups(findings: Findings) -> TextTable:
             f"{one.by}: {one.group}",
             str(one.queries),
             str(one.patients),
-            interval(one.headline["mAP"]),
-            interval(one.headline[first]),
+            _stacked(one.headline["mAP"]),
+            _stacked(one.headline[first]),
             _plain(one.random_order["mAP"]),
         )
 
     title = f"By group of the query: {findings.way(findings.headline).title}"
-    columns = ("group", "queries", "patients", "micro mAP", f"micro {first}", "micro mAP by chance")
+    columns = ("group", "queries", "patients", "micro mAP", f"micro {first}", "micro mAP\nby chance")
     caption = "Galleries hold all groups. Without an interval: one patient."
     return TextTable(title, columns, tuple(row(one) for one in findings.groups), caption)
 

@@ -6,14 +6,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from scored_kinds import kind_of
 
 from config.errors import ConfigError
+from indexer import encoder as encoder_module
 from indexer.bundle import EMBEDDING_DIM, Bundle, Findings, read_bundle
 from indexer.catalog.embeddings import GLOBAL
 from indexer.chunks import share_of
 from indexer.compartments import OF_MODALITY, compartments
 from indexer.encoder import MonaiEncoder
+from indexer.feature_network import Features
 from indexer.network import load_network
 from indexer.resample import resample
 from indexer.scored import LEAST_PLACES, SCORED, SHOWN, ScoredKind, laid, load, pool_logits, save
@@ -273,15 +276,15 @@ def test_the_shipped_findings_are_small_and_fit_the_shipped_networks(name: str, 
     assert all((len(one.first), len(one.second)) == channels for one in found.values())
 
 
-def chest() -> Volume:
+def chest(count: int = 40) -> Volume:
     """A body with two lungs and a heart between them."""
-    _, y, x = np.indices((40, 96, 130))
+    _, y, x = np.indices((count, 96, 130))
     body = ((x - 65) / 62) ** 2 + ((y - 48) / 44) ** 2 <= 1
     lungs = ((np.abs(x - 65) - 36) / 18) ** 2 + ((y - 48) / 32) ** 2 <= 1
     voxels = np.where(lungs, -840.0, np.where(body, 45.0, -1000.0)).astype(np.float32)
     affine = np.eye(4)
     affine[:3, :3] = np.array([[0, 0, 3.0], [0, 3.0, 0], [3.0, 0, 0]])
-    slices = tuple(SliceRef(SOPInstanceUID(f"2.25.{k}"), None) for k in range(40))
+    slices = tuple(SliceRef(SOPInstanceUID(f"2.25.{k}"), None) for k in range(count))
     return Volume(voxels, affine, slices, "CT", "", ())
 
 
@@ -307,6 +310,38 @@ def test_an_encoder_with_findings_embeds_compartments_by_their_scores(tmp_path: 
     rows = seen.scores[:2, cut].numpy()[:, shown[cut]].T
     assert len(rows) >= LEAST_PLACES
     np.testing.assert_allclose(first, kinds["ORGANS"](rows), atol=1e-3)
+
+
+def test_a_tall_volume_is_scored_in_segments_as_in_one_pass(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = untrained("ct-astra")
+    path = tmp_path / "findings.npz"
+    save(path, {"ORGANS": kind_of(load_network(bundle).fine_channels, 2, 1)})  # type: ignore[arg-type]
+    pooling = bundle.pooling.model_copy(update={"finer": "layer2"})
+    changed = bundle.model_copy(update={"findings": Findings(file=str(path)), "pooling": pooling})
+    encoder = MonaiEncoder(changed, "cpu", threads=1)
+    volume, run, passes = chest(400), MonaiEncoder._run, []
+    volume.voxels[:] += np.random.default_rng(0).normal(0, 50, volume.voxels.shape)  # no slice is like the next
+    whole = encoder.feature_map(volume)
+
+    def counted(self: MonaiEncoder, image: NDArray[np.float32], asked: NDArray[np.bool_]) -> Features:
+        passes.append(len(image))
+        return run(self, image, asked)
+
+    monkeypatch.setattr(MonaiEncoder, "_run", counted)
+    monkeypatch.setattr(encoder_module, "_SEGMENT_VOXELS", 2**17)
+    parts = encoder.feature_map(volume)
+
+    assert len(passes) > 2
+    assert max(passes) < 200
+    assert parts.finer.shape == whole.finer.shape
+    assert parts.scores.shape == whole.scores.shape
+    assert np.array_equal(parts.asked, whole.asked)
+    assert whole.asked.any()
+    shown = torch.from_numpy(whole.asked[0])
+    torch.testing.assert_close(parts.scores[:, shown], whole.scores[:, shown], rtol=0.05, atol=0.05)
+    assert (parts.scores[:, ~shown] == NOWHERE).all()
 
 
 def test_a_network_without_two_layers_before_the_pooled_one_scores_nothing() -> None:

@@ -159,6 +159,27 @@ def test_a_console_prints_the_tables(evaluation: Evaluation) -> None:
     assert SECRET not in printed
 
 
+def test_tables_fit_a_terminal_of_80_columns(folder: Path, a_table: Callable[..., Path]) -> None:
+    """No word is broken: neither those of ways, nor labels as long as those of levels are."""
+    names = {0: "thoracic_inlet", 400: "upper_abdomen"}
+    table = a_table(("series", "kind"), *((name, names[contrast]) for name, (_, contrast) in SERIES.items()))
+    found = of_folder(folder, table, plan=Plan(resamples=5, cross_validate=True, baselines=("random-weights",)))
+    terminal = Console(width=80, file=io.StringIO(), record=True)
+    for one in found.tables():
+        terminal.print(one)
+
+    printed = terminal.export_text()
+    cells = [cell for one in found.tables() for row in (one.columns, *one.rows) for cell in row]
+    words = [word for word in " ".join(cells).split() if len(word) < 40]  # an encoder's name may be longer
+    assert {*words} <= {*printed.split()}
+    assert "leave-both-patients-out" in words
+    assert "thoracic_inlet" in words
+    for way in found.ways:
+        value = way.macro["mAP"]
+        assert f"{value.value:.3f}" in printed
+        assert way.fit.split()[0] in printed
+
+
 def test_what_is_fitted_is_also_refitted_without_the_patient(
     folder: Path, labels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
